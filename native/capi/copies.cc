@@ -1,0 +1,65 @@
+#include <memory>
+#include <vector>
+
+#include "native/capi/guard.h"
+#include "native/copy/checksum_items.h"
+#include "native/copy/copy_plan.h"
+
+using baton::Status;
+using baton::capi::guarded;
+using baton::capi::required;
+
+struct baton_copy_plan {
+  std::unique_ptr<baton::copy::CopyPlan> plan;
+};
+
+baton_status baton_copy_plan_create(int32_t device, const baton_run* runs, uint64_t count, baton_copy_plan** out) {
+  return guarded([&]() -> Status {
+    BATON_TRY(required({out}));
+    *out = nullptr;
+    if (count > 0) BATON_TRY(required({runs}));
+    BATON_ASSIGN(const baton::Gpu* gpu, baton::Gpu::get(device));
+    std::vector<baton::copy::Run> wanted;
+    wanted.reserve(count);
+    for (uint64_t i = 0; i < count; ++i) {
+      wanted.push_back({runs[i].slot, runs[i].src_offset, runs[i].dst, runs[i].bytes});
+    }
+    BATON_ASSIGN(auto plan, baton::copy::CopyPlan::create(*gpu, wanted));
+    *out = new baton_copy_plan{std::move(plan)};
+    return {};
+  });
+}
+
+baton_status baton_copy_plan_execute(baton_copy_plan* plan, const uint64_t* bases, uint64_t slots,
+                                     baton_copy_report* report) {
+  return guarded([&]() -> Status {
+    BATON_TRY(required({plan}));
+    if (slots > 0) BATON_TRY(required({bases}));
+    BATON_ASSIGN(const baton::copy::CopyReport done, plan->plan->execute({bases, slots}));
+    if (report != nullptr) *report = {done.bytes, done.runs, done.total_ns, done.simulated_ns};
+    return {};
+  });
+}
+
+baton_status baton_copy_plan_destroy(baton_copy_plan* plan) {
+  return guarded([&]() -> Status {
+    delete plan;
+    return {};
+  });
+}
+
+baton_status baton_checksum(int32_t device, const baton_checksum_item* items, uint64_t count, int32_t indices_only,
+                            uint64_t* sums, uint64_t groups) {
+  return guarded([&]() -> Status {
+    if (count > 0) BATON_TRY(required({items}));
+    if (groups > 0) BATON_TRY(required({sums}));
+    BATON_ASSIGN(const baton::Gpu* gpu, baton::Gpu::get(device));
+    std::vector<baton::copy::ChecksumItem> wanted;
+    wanted.reserve(count);
+    for (uint64_t i = 0; i < count; ++i) {
+      wanted.push_back(
+          {items[i].address, items[i].first_element, items[i].elements, items[i].element_bytes, items[i].group});
+    }
+    return baton::copy::checksum_items(*gpu, wanted, indices_only != 0, {sums, groups});
+  });
+}

@@ -1,0 +1,36 @@
+// Device memory of Baton's own, outside every pool: tables that kernels read.
+#pragma once
+#include "native/copy/gpu.h"
+
+namespace baton::copy {
+
+class DeviceBuffer {
+ public:
+  // Needs a current context.
+  static Result<DeviceBuffer> create(const Gpu& gpu, uint64_t bytes) {
+    cuda::DevicePointer address = 0;
+    BATON_TRY(gpu.driver().cuMemAlloc(&address, bytes));
+    return DeviceBuffer(gpu, address);
+  }
+  DeviceBuffer(DeviceBuffer&& other) noexcept : gpu_(other.gpu_), address_(other.address_) { other.address_ = 0; }
+  DeviceBuffer& operator=(DeviceBuffer&&) = delete;
+  ~DeviceBuffer() {
+    if (address_ == 0) return;
+    const CurrentContext current(*gpu_);
+    static_cast<void>(gpu_->driver().cuMemFree(address_));
+  }
+
+  uint64_t address() const { return address_; }
+  template <typename T>
+  T* as(uint64_t offset_bytes = 0) const {
+    return reinterpret_cast<T*>(address_ + offset_bytes);
+  }
+
+ private:
+  DeviceBuffer(const Gpu& gpu, cuda::DevicePointer address) : gpu_(&gpu), address_(address) {}
+
+  const Gpu* gpu_;
+  cuda::DevicePointer address_;
+};
+
+}  // namespace baton::copy

@@ -1,0 +1,134 @@
+// The GPU kernels. scripts/make_ptx.py compiles this file to kernels.ptx, which is kept in the repository, so that
+// building Baton needs no CUDA toolkit. Their C++ twins are in kernels_host.h.
+#include "kernels.h"
+
+namespace {
+
+__device__ __forceinline__ uint32_t warp_index() {
+  return (blockIdx.x * blockDim.x + threadIdx.x) / baton::copy::kWarpThreads;
+}
+
+__device__ __forceinline__ uint32_t warps() { return gridDim.x * blockDim.x / baton::copy::kWarpThreads; }
+
+// Copies `count` words with the 32 lanes of a warp; four loads in flight a lane before the first store.
+template <typename Word>
+__device__ __forceinline__ void copy_words(const Word *source, Word *destination, uint32_t count, uint32_t lane) {
+  constexpr uint32_t kStep = baton::copy::kWarpThreads;
+  uint32_t i = lane;
+  for (; i + 3 * kStep < count; i += 4 * kStep) {
+    const Word a = source[i];
+    const Word b = source[i + kStep];
+    const Word c = source[i + 2 * kStep];
+    const Word d = source[i + 3 * kStep];
+    destination[i] = a;
+    destination[i + kStep] = b;
+    destination[i + 2 * kStep] = c;
+    destination[i + 3 * kStep] = d;
+  }
+  for (; i < count; i += kStep) destination[i] = source[i];
+}
+
+// Copies with words as wide as source and destination agree on: bytes up to the first aligned word, words, and
+// the bytes that are left.
+template <typename Word>
+__device__ __forceinline__ void copy_aligned(const uint8_t *source, uint8_t *destination, uint32_t bytes,
+                                             uint32_t lane) {
+  uint32_t head = static_cast<uint32_t>(-reinterpret_cast<uint64_t>(destination)) & (sizeof(Word) - 1);
+  if (head > bytes) head = bytes;
+  const uint32_t count = (bytes - head) / sizeof(Word);
+  const uint32_t tail = head + count * static_cast<uint32_t>(sizeof(Word));
+  if (lane < head) destination[lane] = source[lane];
+  copy_words(reinterpret_cast<const Word *>(source + head), reinterpret_cast<Word *>(destination + head), count,
+             lane);
+  if (tail + lane < bytes) destination[tail + lane] = source[tail + lane];
+}
+
+template <typename Element>
+__device__ __forceinline__ uint64_t element_at(const uint8_t *address) {
+  if (reinterpret_cast<uint64_t>(address) % sizeof(Element) == 0) return *reinterpret_cast<const Element *>(address);
+  uint64_t value = 0;
+  for (uint32_t i = 0; i < sizeof(Element); ++i) value |= static_cast<uint64_t>(address[i]) << (8 * i);
+  return value;
+}
+
+// A lane's share of a piece. Where the elements are 16-byte aligned a lane reads 16 bytes at a time.
+template <typename Element>
+__device__ __forceinline__ uint64_t sum_elements(const baton::copy::ChecksumPiece &piece, bool indices_only,
+                                                 uint32_t lane) {
+  constexpr uint32_t kStep = baton::copy::kWarpThreads;
+  constexpr uint32_t kPerVector = sizeof(uint4) / sizeof(Element);
+  uint64_t sum = 0;
+  if (indices_only) {
+    for (uint32_t k = lane; k < piece.elements; k += kStep) {
+      sum += baton::copy::element_hash(piece.first_element + k, 0);
+    }
+    return sum;
+  }
+  const uint8_t *bytes = reinterpret_cast<const uint8_t *>(piece.address);
+  uint32_t vectors = 0;
+  if (piece.address % sizeof(uint4) == 0) {
+    vectors = piece.elements / kPerVector;
+    for (uint32_t v = lane; v < vectors; v += kStep) {
+      const uint4 vector = reinterpret_cast<const uint4 *>(bytes)[v];
+      Element elements[kPerVector];
+      memcpy(elements, &vector, sizeof(vector));
+#pragma unroll
+      for (uint32_t k = 0; k < kPerVector; ++k) {
+        sum += baton::copy::element_hash(piece.first_element + v * kPerVector + k, elements[k]);
+      }
+    }
+  }
+  for (uint32_t k = vectors * kPerVector + lane; k < piece.elements; k += kStep) {
+    sum += baton::copy::element_hash(piece.first_element + k,
+                                     element_at<Element>(bytes + static_cast<uint64_t>(k) * sizeof(Element)));
+  }
+  return sum;
+}
+
+}  // namespace
+
+extern "C" __global__ void __launch_bounds__(512) baton_copy_runs(baton::copy::CopyRunsParameters parameters) {
+  const uint32_t lane = threadIdx.x % baton::copy::kWarpThreads;
+  for (uint64_t i = warp_index(); i < parameters.count; i += warps()) {
+    const baton::copy::CopyPiece piece = parameters.pieces[i];
+    const uint64_t from = parameters.bases[piece.slot] + piece.src_offset;
+    const uint8_t *source = reinterpret_cast<const uint8_t *>(from);
+    uint8_t *destination = reinterpret_cast<uint8_t *>(piece.dst);
+    // Where they disagree in their lowest address bits, no wider word is aligned in both.
+    const uint64_t disagreement = from ^ piece.dst;
+    if (disagreement % 16 == 0) {
+      copy_aligned<uint4>(source, destination, piece.bytes, lane);
+    } else if (disagreement % 8 == 0) {
+      copy_aligned<uint2>(source, destination, piece.bytes, lane);
+    } else if (disagreement % 4 == 0) {
+      copy_aligned<uint32_t>(source, destination, piece.bytes, lane);
+    } else if (disagreement % 2 == 0) {
+      copy_aligned<uint16_t>(source, destination, piece.bytes, lane);
+    } else {
+      copy_aligned<uint8_t>(source, destination, piece.bytes, lane);
+    }
+  }
+}
+
+extern "C" __global__ void __launch_bounds__(512)
+    baton_checksum_items(baton::copy::ChecksumItemsParameters parameters) {
+  const uint32_t lane = threadIdx.x % baton::copy::kWarpThreads;
+  for (uint64_t i = warp_index(); i < parameters.count; i += warps()) {
+    const baton::copy::ChecksumPiece piece = parameters.pieces[i];
+    const bool indices_only = parameters.indices_only != 0;
+    uint64_t sum = 0;
+    if (piece.element_bytes == 1) {
+      sum = sum_elements<uint8_t>(piece, indices_only, lane);
+    } else if (piece.element_bytes == 2) {
+      sum = sum_elements<uint16_t>(piece, indices_only, lane);
+    } else if (piece.element_bytes == 4) {
+      sum = sum_elements<uint32_t>(piece, indices_only, lane);
+    } else {
+      sum = sum_elements<uint64_t>(piece, indices_only, lane);
+    }
+    for (uint32_t step = baton::copy::kWarpThreads / 2; step > 0; step /= 2) {
+      sum += __shfl_down_sync(0xFFFFFFFFU, sum, step);
+    }
+    if (lane == 0) atomicAdd(&parameters.sums[piece.group], sum);
+  }
+}

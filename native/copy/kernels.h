@@ -1,0 +1,66 @@
+// What the host and the kernels of kernels.cu agree on. Each kernel takes one parameter, a structure by value:
+// cuLaunchKernel's kernelParams[0] points to it. Included by the C++ compiler and by NVRTC.
+#pragma once
+#include "checksum.h"
+
+#if !defined(__CUDACC_RTC__)
+#include <cstddef>
+#endif
+
+namespace baton::copy {
+
+#if !defined(__CUDACC_RTC__)
+// Names of the kernels in the PTX module (extern "C").
+inline constexpr char kCopyRunsKernel[] = "baton_copy_runs";
+inline constexpr char kChecksumItemsKernel[] = "baton_checksum_items";
+#endif
+
+// Threads of a block. A warp handles one piece at a time, so pieces are what balances the work.
+inline constexpr uint32_t kBlockThreads = 512;
+inline constexpr uint32_t kWarpThreads = 32;
+
+// The longest piece that one warp copies.
+inline constexpr uint32_t kCopyPieceBytes = 16 * 1024;
+// The longest piece that one warp sums up.
+inline constexpr uint32_t kChecksumPieceBytes = 64 * 1024;
+
+// `bytes` from (bases[slot] + src_offset) to `dst`. Any alignment; pieces must not overlap in dst.
+struct CopyPiece {
+  uint32_t slot;
+  uint32_t bytes;
+  uint64_t src_offset;
+  uint64_t dst;
+};
+
+struct CopyRunsParameters {
+  const CopyPiece* pieces;
+  const uint64_t* bases;  // one address per slot
+  uint64_t count;         // of pieces
+};
+
+// Adds h(first_element + k, value_k) over `elements` elements at `address` to sums[group].
+struct ChecksumPiece {
+  uint64_t address;  // any alignment
+  uint64_t first_element;
+  uint32_t elements;
+  uint32_t element_bytes;  // 1, 2, 4 or 8
+  uint32_t group;
+  uint32_t reserved;
+};
+
+struct ChecksumItemsParameters {
+  const ChecksumPiece* pieces;
+  uint64_t* sums;  // added to atomically
+  uint64_t count;  // of pieces
+  uint32_t indices_only;
+  uint32_t reserved;
+};
+
+#if !defined(__CUDACC_RTC__)
+static_assert(sizeof(CopyPiece) == 24);
+static_assert(sizeof(CopyRunsParameters) == 24);
+static_assert(sizeof(ChecksumPiece) == 32);
+static_assert(sizeof(ChecksumItemsParameters) == 32);
+#endif
+
+}  // namespace baton::copy

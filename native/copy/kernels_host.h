@@ -1,0 +1,67 @@
+// The kernels of kernels.cu as C++ functions: what a stand-in GPU runs when they are launched, and what tests
+// compare the GPU's with. Header-only, so that the stand-in driver needs nothing else of libbaton.
+#pragma once
+#include <cstring>
+#include <string_view>
+
+#include "kernels.h"
+
+namespace baton::copy {
+
+inline void copy_runs_on_host(const CopyRunsParameters& parameters) {
+  for (uint64_t i = 0; i < parameters.count; ++i) {
+    const CopyPiece& piece = parameters.pieces[i];
+    const uint64_t source = parameters.bases[piece.slot] + piece.src_offset;
+    std::memcpy(reinterpret_cast<void*>(piece.dst), reinterpret_cast<const void*>(source), piece.bytes);
+  }
+}
+
+template <typename Element>
+uint64_t checksum_of_elements(uint64_t address, uint64_t first_element, uint64_t elements, bool indices_only) {
+  const auto* bytes = reinterpret_cast<const unsigned char*>(address);
+  uint64_t sum = 0;
+  for (uint64_t k = 0; k < elements; ++k) {
+    Element value = 0;
+    if (!indices_only) std::memcpy(&value, bytes + k * sizeof(Element), sizeof(Element));
+    sum += element_hash(first_element + k, value);
+  }
+  return sum;
+}
+
+inline void checksum_items_on_host(const ChecksumItemsParameters& parameters) {
+  const bool indices_only = parameters.indices_only != 0;
+  for (uint64_t i = 0; i < parameters.count; ++i) {
+    const ChecksumPiece& piece = parameters.pieces[i];
+    uint64_t sum = 0;
+    switch (piece.element_bytes) {
+      case 1:
+        sum = checksum_of_elements<uint8_t>(piece.address, piece.first_element, piece.elements, indices_only);
+        break;
+      case 2:
+        sum = checksum_of_elements<uint16_t>(piece.address, piece.first_element, piece.elements, indices_only);
+        break;
+      case 4:
+        sum = checksum_of_elements<uint32_t>(piece.address, piece.first_element, piece.elements, indices_only);
+        break;
+      default:
+        sum = checksum_of_elements<uint64_t>(piece.address, piece.first_element, piece.elements, indices_only);
+        break;
+    }
+    parameters.sums[piece.group] += sum;
+  }
+}
+
+// Runs the kernel `name` as cuLaunchKernel would with these kernelParams; false when there is none of that name.
+inline bool launch_on_host(std::string_view name, void* const* kernel_params) {
+  if (name == kCopyRunsKernel) {
+    copy_runs_on_host(*static_cast<const CopyRunsParameters*>(kernel_params[0]));
+    return true;
+  }
+  if (name == kChecksumItemsKernel) {
+    checksum_items_on_host(*static_cast<const ChecksumItemsParameters*>(kernel_params[0]));
+    return true;
+  }
+  return false;
+}
+
+}  // namespace baton::copy

@@ -1,0 +1,83 @@
+// The host memory that a paused pool lives in: part of a memfd given from outside, mapped and registered with
+// the driver once. It outlives this process, so a finished pause survives it.
+#pragma once
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <utility>
+#include <vector>
+
+#include "native/copy/gpu.h"
+#include "native/driver/error.h"
+#include "native/pool/free_ranges.h"
+#include "native/pool/ranges.h"
+
+namespace baton::pool {
+
+// Where a piece of a saved range lies: bytes from the arena's begin.
+struct Extent {
+  uint64_t offset;
+  uint64_t bytes;
+};
+
+class Arena {
+ public:
+  // Pieces start at multiples of this, so that host and device copies run on whole cache lines.
+  static constexpr uint64_t kAlignmentBytes = 64;
+
+  // Duplicates the descriptor, maps `bytes` of it at `offset` (a multiple of the page size), brings the pages
+  // in and registers them. ARENA_UNUSABLE: the memfd is too small or cannot be mapped.
+  static Result<std::shared_ptr<Arena>> open(const Gpu& gpu, int fd, uint64_t offset, uint64_t bytes);
+  ~Arena();
+  Arena(const Arena&) = delete;
+  Arena& operator=(const Arena&) = delete;
+
+  uint64_t bytes() const { return bytes_; }
+  uint64_t used_bytes() const;
+  // What take() can give, in bytes.
+  uint64_t free_bytes() const;
+  std::byte* at(uint64_t offset) const { return memory_ + offset; }
+
+  // What `bytes` take of the arena.
+  static uint64_t space_of(uint64_t bytes) { return (bytes + kAlignmentBytes - 1) / kAlignmentBytes * kAlignmentBytes; }
+  // Space for `bytes`, in as many extents as it takes; the lowest free ones. nullopt: not enough.
+  std::optional<std::vector<Extent>> take(uint64_t bytes);
+  void give_back(const std::vector<Extent>& extents);
+
+ private:
+  Arena(const Gpu& gpu, int fd, std::byte* memory, uint64_t bytes);
+
+  const Gpu& gpu_;
+  int fd_;
+  std::byte* memory_;
+  uint64_t bytes_;
+  bool registered_ = false;
+  mutable std::mutex mutex_;
+  FreeRanges free_;
+};
+
+// What was copied of one range. Gives its space back when the last holder lets go.
+class SavedRange {
+ public:
+  SavedRange(std::shared_ptr<Arena> arena, Range where, std::vector<Extent> extents)
+      : arena_(std::move(arena)), where_(where), extents_(std::move(extents)) {}
+  ~SavedRange() { arena_->give_back(extents_); }
+  SavedRange(const SavedRange&) = delete;
+  SavedRange& operator=(const SavedRange&) = delete;
+
+  Range where() const { return where_; }
+  const std::vector<Extent>& extents() const { return extents_; }
+  const Arena& arena() const { return *arena_; }
+
+  // Of the device memory when it was saved; set for frozen ranges only.
+  std::optional<uint64_t> checksum;
+
+ private:
+  std::shared_ptr<Arena> arena_;
+  Range where_;
+  std::vector<Extent> extents_;
+};
+
+}  // namespace baton::pool

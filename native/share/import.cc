@@ -1,0 +1,72 @@
+#include "native/share/import.h"
+
+#include <algorithm>
+#include <string>
+
+namespace baton::share {
+
+Result<std::unique_ptr<Import>> Import::open(const Gpu& gpu, uint64_t segment_bytes, std::span<const uint64_t> segments,
+                                             std::span<const int32_t> fds) {
+  constexpr uint64_t kMostSegments = UINT64_C(1) << 32;
+  const uint64_t highest = segments.empty() ? 0 : *std::max_element(segments.begin(), segments.end());
+  if (segments.empty() || segments.size() != fds.size() || segment_bytes == 0 || highest >= kMostSegments) {
+    return Error{.code = "INVALID_ARGUMENT",
+                 .message = "The segments to import are not usable.",
+                 .expected = "one descriptor for each of one or more segments, and their size",
+                 .found = std::to_string(segments.size()) + " segments of " + std::to_string(segment_bytes) +
+                          " bytes and " + std::to_string(fds.size()) + " descriptors",
+                 .action = "Give what the exporting process said.",
+                 .driver_result = std::nullopt};
+  }
+  const CurrentContext current(gpu);
+  BATON_TRY(current.status());
+  std::unique_ptr<Import> import(new Import(gpu, segment_bytes));
+  cuda::DevicePointer base = 0;
+  const uint64_t reserved_bytes = (highest + 1) * segment_bytes;
+  BATON_TRY(gpu.driver().cuMemAddressReserve(&base, reserved_bytes, 0, 0, 0));
+  import->base_ = base;
+  import->reserved_bytes_ = reserved_bytes;
+  for (size_t i = 0; i < segments.size(); ++i)
+    BATON_TRY(import->map(segments[i], fds[i]));
+  return import;
+}
+
+Status Import::map(uint64_t segment, int32_t fd) {
+  const cuda::CudaDriver& driver = gpu_.driver();
+  const uint64_t address = base_ + segment * segment_bytes_;
+  cuda::AllocationHandle handle = 0;
+  // The driver takes the descriptor itself where a pointer is declared.
+  BATON_TRY(driver.cuMemImportFromShareableHandle(&handle, reinterpret_cast<void*>(static_cast<intptr_t>(fd)),
+                                                  cuda::kHandlePosixFileDescriptor));
+  const Status mapped = driver.cuMemMap(address, segment_bytes_, 0, handle, 0);
+  // The mapping keeps the memory; the handle is not needed any more.
+  const Status released = driver.cuMemRelease(handle);
+  if (!mapped) return mapped;
+  mapped_.push_back(segment);
+  BATON_TRY(released);
+  const cuda::AccessDescriptor access = gpu_.access(cuda::kAccessRead);
+  return driver.cuMemSetAccess(address, segment_bytes_, &access, 1);
+}
+
+Status Import::close() {
+  if (base_ == 0) return {};
+  const CurrentContext current(gpu_);
+  BATON_TRY(current.status());
+  const cuda::CudaDriver& driver = gpu_.driver();
+  Status first = driver.cuCtxSynchronize();
+  const auto note = [&first](Status status) {
+    if (first && !status) first = std::move(status);
+  };
+  for (const uint64_t segment : mapped_)
+    note(driver.cuMemUnmap(base_ + segment * segment_bytes_, segment_bytes_));
+  mapped_.clear();
+  note(driver.cuMemAddressFree(base_, reserved_bytes_));
+  base_ = 0;
+  return first;
+}
+
+Import::~Import() {
+  static_cast<void>(close());
+}
+
+}  // namespace baton::share

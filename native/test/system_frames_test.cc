@@ -1,0 +1,382 @@
+// Frames and their descriptors through real sockets: whatever the pieces, whatever the peer sends.
+#include <gtest/gtest.h>
+#include <sys/mman.h>
+#include <sys/resource.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+
+#include <cstring>
+#include <filesystem>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "native/system/frame_reader.h"
+#include "native/system/frame_writer.h"
+
+namespace baton {
+namespace {
+
+constexpr uint64_t kLimit = 1 << 20;
+
+struct Pair {
+  Pair() {
+    int fds[2];
+    EXPECT_EQ(::socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, fds), 0);
+    ours = Descriptor(fds[0]);
+    theirs = Descriptor(fds[1]);
+  }
+  Descriptor ours;
+  Descriptor theirs;
+};
+
+std::vector<uint8_t> frame_bytes(const std::string& payload, uint8_t descriptors = 0) {
+  uint8_t header[kFrameHeaderBytes];
+  FrameHeader{static_cast<uint32_t>(payload.size()), descriptors}.encode(header);
+  std::vector<uint8_t> bytes(header, header + sizeof(header));
+  bytes.insert(bytes.end(), payload.begin(), payload.end());
+  return bytes;
+}
+
+// A peer that is not ours may send anything; so this does not use FrameWriter.
+void raw_send(int socket, std::span<const uint8_t> bytes, const std::vector<int>& fds = {}) {
+  iovec piece{.iov_base = const_cast<uint8_t*>(bytes.data()), .iov_len = bytes.size()};
+  msghdr message{};
+  message.msg_iov = &piece;
+  message.msg_iovlen = 1;
+  std::vector<char> control(CMSG_SPACE(fds.size() * sizeof(int)));
+  if (!fds.empty()) {
+    message.msg_control = control.data();
+    message.msg_controllen = control.size();
+    cmsghdr* part = CMSG_FIRSTHDR(&message);
+    part->cmsg_level = SOL_SOCKET;
+    part->cmsg_type = SCM_RIGHTS;
+    part->cmsg_len = CMSG_LEN(fds.size() * sizeof(int));
+    std::memcpy(CMSG_DATA(part), fds.data(), fds.size() * sizeof(int));
+  }
+  ASSERT_EQ(::sendmsg(socket, &message, 0), static_cast<ssize_t>(bytes.size()));
+}
+
+Descriptor numbered_memory(uint64_t number) {
+  Descriptor memory(::memfd_create("numbered", MFD_CLOEXEC));
+  EXPECT_EQ(::ftruncate(memory.get(), static_cast<off_t>(number)), 0);
+  return memory;
+}
+
+uint64_t number_of(const Descriptor& memory) {
+  struct stat status{};
+  EXPECT_EQ(::fstat(memory.get(), &status), 0);
+  return static_cast<uint64_t>(status.st_size);
+}
+
+size_t open_descriptors() {
+  size_t count = 0;
+  for ([[maybe_unused]] const auto& entry : std::filesystem::directory_iterator("/proc/self/fd"))
+    ++count;
+  return count;
+}
+
+std::string text_of(const Frame& frame) {
+  return {reinterpret_cast<const char*>(frame.payload.get()), frame.payload_bytes};
+}
+
+// Reads until nothing is left to read; the error, if there was one.
+std::optional<Error> read_all(FrameReader& reader, int socket, std::vector<Frame>& frames) {
+  for (;;) {
+    auto outcome = reader.read_from(socket);
+    while (auto frame = reader.take())
+      frames.push_back(std::move(*frame));
+    if (!outcome) return outcome.error();
+    if (*outcome != FrameReader::Outcome::kProgress) return std::nullopt;
+  }
+}
+
+TEST(Frames, ArriveWhereverTheyAreCut) {
+  std::vector<uint8_t> stream = frame_bytes("first");
+  const auto empty = frame_bytes("");
+  const auto last = frame_bytes("and the last");
+  stream.insert(stream.end(), empty.begin(), empty.end());
+  stream.insert(stream.end(), last.begin(), last.end());
+  for (size_t cut = 0; cut <= stream.size(); ++cut) {
+    const Pair pair;
+    FrameReader reader(kLimit);
+    std::vector<Frame> frames;
+    if (cut > 0) raw_send(pair.theirs.get(), {stream.data(), cut});
+    ASSERT_FALSE(read_all(reader, pair.ours.get(), frames));
+    if (cut < stream.size()) raw_send(pair.theirs.get(), {stream.data() + cut, stream.size() - cut});
+    ASSERT_FALSE(read_all(reader, pair.ours.get(), frames));
+    ASSERT_EQ(frames.size(), 3U) << "cut at " << cut;
+    EXPECT_EQ(text_of(frames[0]), "first");
+    EXPECT_EQ(text_of(frames[1]), "");
+    EXPECT_EQ(text_of(frames[2]), "and the last");
+  }
+}
+
+TEST(Frames, DescriptorsBelongToTheirFrameWhereverItIsCut) {
+  const auto bytes = frame_bytes("with two", 2);
+  for (size_t cut = 1; cut < bytes.size(); ++cut) {
+    const Pair pair;
+    FrameReader reader(kLimit);
+    std::vector<Frame> frames;
+    const Descriptor first = numbered_memory(1);
+    const Descriptor second = numbered_memory(2);
+    raw_send(pair.theirs.get(), frame_bytes("before"));
+    raw_send(pair.theirs.get(), {bytes.data(), cut}, {first.get(), second.get()});
+    ASSERT_FALSE(read_all(reader, pair.ours.get(), frames)) << "cut at " << cut;
+    raw_send(pair.theirs.get(), {bytes.data() + cut, bytes.size() - cut});
+    raw_send(pair.theirs.get(), frame_bytes("behind"));
+    ASSERT_FALSE(read_all(reader, pair.ours.get(), frames)) << "cut at " << cut;
+    ASSERT_EQ(frames.size(), 3U);
+    EXPECT_TRUE(frames[0].descriptors.empty());
+    ASSERT_EQ(frames[1].descriptors.size(), 2U);
+    EXPECT_EQ(number_of(frames[1].descriptors[0]), 1U);
+    EXPECT_EQ(number_of(frames[1].descriptors[1]), 2U);
+    EXPECT_NE(::fcntl(frames[1].descriptors[0].get(), F_GETFD) & FD_CLOEXEC, 0);
+    EXPECT_TRUE(frames[2].descriptors.empty());
+  }
+}
+
+struct Fatal {
+  const char* name;
+  std::vector<uint8_t> bytes;
+  int descriptors;
+  const char* code;
+};
+
+class FatalFrames : public testing::TestWithParam<Fatal> {};
+
+TEST_P(FatalFrames, EndTheConnectionAndLeakNothing) {
+  const size_t before = open_descriptors();
+  {
+    const Pair pair;
+    FrameReader reader(kLimit);
+    std::vector<Frame> frames;
+    std::vector<Descriptor> memory;
+    std::vector<int> fds;
+    for (int i = 0; i < GetParam().descriptors; ++i) {
+      memory.push_back(numbered_memory(1));
+      fds.push_back(memory.back().get());
+    }
+    raw_send(pair.theirs.get(), GetParam().bytes, fds);
+    const auto error = read_all(reader, pair.ours.get(), frames);
+    ASSERT_TRUE(error);
+    EXPECT_EQ(error->code, GetParam().code);
+    EXPECT_TRUE(frames.empty());
+    EXPECT_FALSE(error->found.empty());
+  }
+  EXPECT_EQ(open_descriptors(), before);
+}
+
+std::vector<uint8_t> header_of(uint32_t length, uint8_t version, uint8_t descriptors, uint8_t high = 0) {
+  std::vector<uint8_t> bytes(kFrameHeaderBytes);
+  for (int i = 0; i < 4; ++i)
+    bytes[static_cast<size_t>(i)] = static_cast<uint8_t>(length >> (8 * i));
+  bytes[4] = version;
+  bytes[5] = descriptors;
+  bytes[7] = high;
+  return bytes;
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    All, FatalFrames,
+    testing::Values(Fatal{"Garbage", std::vector<uint8_t>(100, 0xA5), 0, "FRAME_HEADER"},
+                    Fatal{"AnotherVersion", header_of(0, kFrameVersion + 1, 0), 0, "FRAME_HEADER"},
+                    Fatal{"ReservedBytes", header_of(0, kFrameVersion, 0, 1), 0, "FRAME_HEADER"},
+                    Fatal{"MoreDescriptorsThanExist", header_of(0, kFrameVersion, 254), 0, "FRAME_HEADER"},
+                    Fatal{"TooLarge", header_of(kLimit + 1, kFrameVersion, 0), 0, "FRAME_TOO_LARGE"},
+                    Fatal{"FewerDescriptors", frame_bytes("x", 2), 1, "FRAME_DESCRIPTORS"},
+                    Fatal{"FewerDescriptorsSeenEarly", header_of(10, kFrameVersion, 2), 1, "FRAME_DESCRIPTORS"},
+                    Fatal{"MoreDescriptors", frame_bytes("x", 1), 3, "FRAME_DESCRIPTORS"},
+                    Fatal{"DescriptorsOfNobody", frame_bytes("x"), 1, "FRAME_DESCRIPTORS"}),
+    [](const auto& each) { return each.param.name; });
+
+TEST(Frames, FramesBeforeABadOneAreTaken) {
+  const Pair pair;
+  FrameReader reader(kLimit);
+  std::vector<Frame> frames;
+  const Descriptor memory = numbered_memory(1);
+  raw_send(pair.theirs.get(), frame_bytes("good"));
+  raw_send(pair.theirs.get(), frame_bytes("bad"), {memory.get()});
+  EXPECT_TRUE(read_all(reader, pair.ours.get(), frames));
+  ASSERT_EQ(frames.size(), 1U);
+  EXPECT_EQ(text_of(frames[0]), "good");
+}
+
+TEST(Frames, ClearLetsGoOfDescriptors) {
+  const size_t before = open_descriptors();
+  const Pair pair;
+  FrameReader reader(kLimit);
+  std::vector<Frame> frames;
+  {
+    const Descriptor memory = numbered_memory(1);
+    const auto whole = frame_bytes("whole", 1);
+    raw_send(pair.theirs.get(), {whole.data(), whole.size() - 1}, {memory.get()});
+  }
+  EXPECT_FALSE(read_all(reader, pair.ours.get(), frames));
+  EXPECT_EQ(open_descriptors(), before + 3);
+  reader.clear();
+  EXPECT_EQ(open_descriptors(), before + 2);
+}
+
+TEST(Frames, ALargestFrameIsTaken) {
+  const Pair pair;
+  FrameReader reader(8);
+  std::vector<Frame> frames;
+  raw_send(pair.theirs.get(), frame_bytes("12345678"));
+  EXPECT_FALSE(read_all(reader, pair.ours.get(), frames));
+  ASSERT_EQ(frames.size(), 1U);
+}
+
+TEST(Frames, DescriptorsOverTheProcessLimitAreTruncatedAndNoticed) {
+  const Pair pair;
+  FrameReader reader(kLimit);
+  std::vector<Frame> frames;
+  const Descriptor memory = numbered_memory(1);
+  raw_send(pair.theirs.get(), frame_bytes("x", 4), std::vector<int>(4, memory.get()));
+  rlimit before{};
+  ASSERT_EQ(::getrlimit(RLIMIT_NOFILE, &before), 0);
+  // Room for one more.
+  const Descriptor next = Descriptor::duplicate(memory.get());
+  const rlimit tight{.rlim_cur = static_cast<rlim_t>(next.get() + 2), .rlim_max = before.rlim_max};
+  ASSERT_EQ(::setrlimit(RLIMIT_NOFILE, &tight), 0);
+  const auto error = read_all(reader, pair.ours.get(), frames);
+  ASSERT_EQ(::setrlimit(RLIMIT_NOFILE, &before), 0);
+  ASSERT_TRUE(error);
+  EXPECT_EQ(error->code, "FRAME_DESCRIPTORS_TRUNCATED");
+  EXPECT_TRUE(frames.empty());
+}
+
+TEST(Frames, AnEndBetweenFramesIsInOrderAndInsideOneIsNot) {
+  for (const bool inside : {false, true}) {
+    for (const size_t bytes : {size_t{3}, size_t{10}}) {
+      Pair pair;
+      FrameReader reader(kLimit);
+      const auto frame = frame_bytes("hello");
+      raw_send(pair.theirs.get(), frame);
+      if (inside) raw_send(pair.theirs.get(), {frame.data(), bytes});
+      pair.theirs.reset();
+      std::vector<Frame> frames;
+      const auto error = read_all(reader, pair.ours.get(), frames);
+      EXPECT_EQ(frames.size(), 1U);
+      EXPECT_EQ(error.has_value(), inside);
+      if (error) {
+        EXPECT_EQ(error->code, "CONNECTION_LOST");
+      }
+    }
+  }
+}
+
+// Generated traffic, the writer with a tiny socket buffer so that most frames are queued and cut.
+TEST(Frames, KeepOrderAndDescriptorsUnderBackPressure) {
+  for (uint32_t seed = 1; seed <= 20; ++seed) {
+    std::mt19937 random(seed);
+    const size_t before = open_descriptors();
+    {
+      Pair pair;
+      const int tiny = 1;
+      ASSERT_EQ(::setsockopt(pair.theirs.get(), SOL_SOCKET, SO_SNDBUF, &tiny, sizeof(tiny)), 0);
+      FrameReader reader(kLimit);
+      FrameWriter writer(uint64_t{1} << 30);
+      std::vector<std::string> sent;
+      std::vector<std::vector<uint64_t>> sent_numbers;
+      std::vector<Frame> frames;
+      uint64_t next_number = 1;
+      for (int i = 0; i < 60; ++i) {
+        const size_t size = random() % 4 == 0 ? random() % 200'000 : random() % 300;
+        std::string payload(size, '\0');
+        for (char& letter : payload)
+          letter = static_cast<char>(random());
+        std::vector<Descriptor> memory;
+        std::vector<int> fds;
+        std::vector<uint64_t> numbers;
+        for (uint32_t n = random() % 3 == 0 ? random() % 4 : 0; n > 0; --n) {
+          numbers.push_back(next_number);
+          memory.push_back(numbered_memory(next_number++));
+          fds.push_back(memory.back().get());
+        }
+        const auto bytes = std::span(reinterpret_cast<const uint8_t*>(payload.data()), payload.size());
+        ASSERT_TRUE(writer.send(pair.theirs.get(), bytes, fds));
+        sent.push_back(std::move(payload));
+        sent_numbers.push_back(std::move(numbers));
+        if (random() % 3 == 0) {
+          writer.flush(pair.theirs.get());
+          ASSERT_FALSE(read_all(reader, pair.ours.get(), frames));
+        }
+      }
+      for (int turns = 0; !writer.empty(); ++turns) {
+        ASSERT_LT(turns, 1'000'000);
+        writer.flush(pair.theirs.get());
+        ASSERT_FALSE(read_all(reader, pair.ours.get(), frames));
+      }
+      EXPECT_EQ(writer.queued_bytes(), 0U);
+      ASSERT_EQ(frames.size(), sent.size()) << "seed " << seed;
+      for (size_t i = 0; i < sent.size(); ++i) {
+        ASSERT_EQ(text_of(frames[i]), sent[i]) << "frame " << i << ", seed " << seed;
+        ASSERT_EQ(frames[i].descriptors.size(), sent_numbers[i].size());
+        for (size_t n = 0; n < sent_numbers[i].size(); ++n) {
+          EXPECT_EQ(number_of(frames[i].descriptors[n]), sent_numbers[i][n]);
+        }
+      }
+    }
+    EXPECT_EQ(open_descriptors(), before);
+  }
+}
+
+TEST(Frames, AFullQueueRefusesAWholeFrameAndKeepsTheRest) {
+  const Pair pair;
+  const int tiny = 1;
+  ASSERT_EQ(::setsockopt(pair.theirs.get(), SOL_SOCKET, SO_SNDBUF, &tiny, sizeof(tiny)), 0);
+  FrameWriter writer(10'000);
+  const std::vector<uint8_t> payload(4'000, 7);
+  int accepted = 0;
+  std::optional<Error> refused;
+  while (!refused && accepted < 1000) {
+    const auto status = writer.send(pair.theirs.get(), payload, {});
+    if (status) {
+      ++accepted;
+    } else {
+      refused = status.error();
+    }
+  }
+  ASSERT_TRUE(refused);
+  EXPECT_EQ(refused->code, "CHANNEL_FULL");
+  EXPECT_LE(writer.queued_bytes(), 10'000U);
+  FrameReader reader(kLimit);
+  std::vector<Frame> frames;
+  while (!writer.empty()) {
+    ASSERT_FALSE(read_all(reader, pair.ours.get(), frames));
+    writer.flush(pair.theirs.get());
+  }
+  ASSERT_FALSE(read_all(reader, pair.ours.get(), frames));
+  EXPECT_EQ(frames.size(), static_cast<size_t>(accepted));
+}
+
+TEST(Frames, WrongDescriptorsAreRefusedBeforeAnythingIsSent) {
+  const Pair pair;
+  FrameWriter writer(kLimit);
+  const std::vector<uint8_t> payload(10, 7);
+  const auto closed = writer.send(pair.theirs.get(), payload, std::vector<int>{1 << 20});
+  ASSERT_FALSE(closed);
+  EXPECT_EQ(closed.error().code, "FRAME_DESCRIPTORS");
+  const auto many = writer.send(pair.theirs.get(), payload, std::vector<int>(kFrameMaxDescriptors + 1, 0));
+  ASSERT_FALSE(many);
+  EXPECT_EQ(many.error().code, "FRAME_DESCRIPTORS");
+  ASSERT_TRUE(writer.send(pair.theirs.get(), payload, std::vector<int>(kFrameMaxDescriptors, pair.ours.get())));
+  FrameReader reader(kLimit);
+  std::vector<Frame> frames;
+  ASSERT_FALSE(read_all(reader, pair.ours.get(), frames));
+  ASSERT_EQ(frames.size(), 1U);
+  EXPECT_EQ(frames[0].descriptors.size(), kFrameMaxDescriptors);
+}
+
+TEST(Frames, AGonePeerIsAFailureNotASignal) {
+  Pair pair;
+  pair.ours.reset();
+  FrameWriter writer(kLimit);
+  EXPECT_TRUE(writer.send(pair.theirs.get(), std::vector<uint8_t>(10), {}));
+  EXPECT_EQ(writer.failure(), EPIPE);
+  EXPECT_TRUE(writer.empty());
+}
+
+}  // namespace
+}  // namespace baton

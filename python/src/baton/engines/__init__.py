@@ -1,0 +1,1 @@
+"""Inference engines behind one interface (`baton.engines.adapter`). Importing this package loads nothing heavy."""

@@ -1,0 +1,170 @@
+"""What the small engine can run: Qwen2- and Llama-shaped models, read from a Hugging Face config.json."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from baton.errors import BatonError
+
+#: The vocabulary is padded to a multiple of this (and of the tensor-parallel size), as vLLM does.
+VOCABULARY_MULTIPLE = 64
+SUPPORTED = ("qwen2", "llama")
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Sizes of one model, before it is split."""
+
+    model_type: str
+    vocabulary_size: int
+    hidden_size: int
+    intermediate_size: int
+    layers: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    rms_norm_eps: float
+    rope_theta: float
+    max_positions: int
+    tied_embeddings: bool
+    qkv_bias: bool
+    output_bias: bool
+    mlp_bias: bool
+
+    def checkpoint_tensors(self) -> Iterator[tuple[str, tuple[int, ...]]]:
+        """Names and shapes of the tensors that a Hugging Face model of this configuration has."""
+        hidden, inner = self.hidden_size, self.intermediate_size
+        query, key = self.heads * self.head_dim, self.kv_heads * self.head_dim
+        yield "model.embed_tokens.weight", (self.vocabulary_size, hidden)
+        for layer in range(self.layers):
+            prefix = f"model.layers.{layer}"
+            for name, rows in (("q", query), ("k", key), ("v", key)):
+                yield f"{prefix}.self_attn.{name}_proj.weight", (rows, hidden)
+                if self.qkv_bias:
+                    yield f"{prefix}.self_attn.{name}_proj.bias", (rows,)
+            yield f"{prefix}.self_attn.o_proj.weight", (hidden, query)
+            if self.output_bias:
+                yield f"{prefix}.self_attn.o_proj.bias", (hidden,)
+            for name, shape in (("gate", (inner, hidden)), ("up", (inner, hidden)), ("down", (hidden, inner))):
+                yield f"{prefix}.mlp.{name}_proj.weight", shape
+                if self.mlp_bias:
+                    yield f"{prefix}.mlp.{name}_proj.bias", shape[:1]
+            yield f"{prefix}.input_layernorm.weight", (hidden,)
+            yield f"{prefix}.post_attention_layernorm.weight", (hidden,)
+        yield "model.norm.weight", (hidden,)
+        if not self.tied_embeddings:
+            yield "lm_head.weight", (self.vocabulary_size, hidden)
+
+
+@dataclass(frozen=True)
+class Shard:
+    """What one tensor-parallel rank holds of a model."""
+
+    rank: int
+    size: int
+    heads: int
+    kv_heads: int
+    #: How many neighbouring ranks hold the same KV heads.
+    kv_replicas: int
+    intermediate_size: int
+    #: Rows of the embedding on every rank, padding included.
+    vocabulary_rows: int
+
+    @classmethod
+    def of(cls, config: ModelConfig, rank: int, size: int) -> Shard:
+        """Raises BatonError TENSOR_PARALLEL_MISFIT when `size` does not divide the model."""
+        for what, count in (("attention heads", config.heads), ("intermediate size", config.intermediate_size)):
+            if count % size:
+                raise _misfit(f"{count} {what}", size)
+        if config.kv_heads % size and size % config.kv_heads:
+            raise _misfit(f"{config.kv_heads} key-value heads", size)
+        multiple = math.lcm(VOCABULARY_MULTIPLE, size)
+        padded = -(-config.vocabulary_size // multiple) * multiple
+        return cls(
+            rank=rank,
+            size=size,
+            heads=config.heads // size,
+            kv_heads=max(1, config.kv_heads // size),
+            kv_replicas=max(1, size // config.kv_heads),
+            intermediate_size=config.intermediate_size // size,
+            vocabulary_rows=padded // size,
+        )
+
+
+def _misfit(what: str, size: int) -> BatonError:
+    return BatonError(
+        "TENSOR_PARALLEL_MISFIT",
+        f"The model cannot be split over {size} tensor-parallel workers.",
+        expected=f"a number of workers that divides {what}",
+        found=f"{what} over {size} workers",
+        action="Choose another tensor-parallel size.",
+    )
+
+
+def read(folder: str | Path) -> ModelConfig:
+    """The configuration in `folder`/config.json. Raises BatonError MODEL_CONFIG_MISSING or MODEL_UNSUPPORTED."""
+    path = Path(folder) / "config.json"
+    try:
+        raw = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise BatonError(
+            "MODEL_CONFIG_MISSING",
+            f"The model's configuration cannot be read: {error}",
+            expected=f"a Hugging Face config.json at {path}",
+            found=type(error).__name__,
+            action="Give the engine a folder that `save_pretrained` wrote.",
+        ) from error
+    return parse(raw)
+
+
+def parse(raw: Mapping[str, Any]) -> ModelConfig:
+    """The configuration in a decoded config.json. Raises BatonError MODEL_UNSUPPORTED."""
+    model_type = raw.get("model_type")
+    if model_type not in SUPPORTED:
+        raise _unsupported(f"model_type {model_type!r}", "one of " + ", ".join(SUPPORTED))
+    if raw.get("hidden_act", "silu") != "silu":
+        raise _unsupported(f"hidden_act {raw['hidden_act']!r}", "silu")
+    if raw.get("use_sliding_window") or any(t != "full_attention" for t in raw.get("layer_types") or ()):
+        raise _unsupported("sliding-window attention", "full attention in every layer")
+    # transformers 5 writes rope_parameters; earlier versions rope_theta and rope_scaling.
+    rope = raw.get("rope_parameters") or {
+        "rope_theta": raw.get("rope_theta", 10000.0),
+        **(raw.get("rope_scaling") or {}),
+    }
+    rope_type = rope.get("rope_type", rope.get("type", "default"))
+    if rope_type != "default":
+        raise _unsupported(f"rope type {rope_type!r}", "default")
+    heads, hidden = int(raw["num_attention_heads"]), int(raw["hidden_size"])
+    llama = model_type == "llama"
+    return ModelConfig(
+        model_type=model_type,
+        vocabulary_size=int(raw["vocab_size"]),
+        hidden_size=hidden,
+        intermediate_size=int(raw["intermediate_size"]),
+        layers=int(raw["num_hidden_layers"]),
+        heads=heads,
+        kv_heads=int(raw.get("num_key_value_heads") or heads),
+        head_dim=int(raw.get("head_dim") or hidden // heads),
+        rms_norm_eps=float(raw.get("rms_norm_eps", 1e-6)),
+        rope_theta=float(rope.get("rope_theta", raw.get("rope_theta", 10000.0))),
+        max_positions=int(raw.get("max_position_embeddings", 2048)),
+        tied_embeddings=bool(raw.get("tie_word_embeddings", False)),
+        qkv_bias=bool(raw.get("attention_bias", False)) if llama else True,
+        output_bias=bool(raw.get("attention_bias", False)) if llama else False,
+        mlp_bias=bool(raw.get("mlp_bias", False)) if llama else False,
+    )
+
+
+def _unsupported(found: str, expected: str) -> BatonError:
+    return BatonError(
+        "MODEL_UNSUPPORTED",
+        f"The small engine cannot run a model with {found}.",
+        expected=expected,
+        found=found,
+        action="Use a Qwen2- or Llama-shaped model, or the vLLM engine.",
+    )

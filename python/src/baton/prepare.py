@@ -1,0 +1,71 @@
+"""`python -m baton.prepare`: builds ahead what is otherwise built at first use, with progress on standard error.
+
+That is the PyTorch allocator, and the extension that DeepSpeed compiles for collectives on the CPU.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Callable
+
+from baton.errors import BatonError
+from baton.extensions import use_own_folder
+
+
+def prepare(say: Callable[[str], None]) -> None:
+    """Builds everything. Raises BatonError when something cannot be built."""
+    from baton.training.build import build_allocator
+
+    use_own_folder()
+    _timed(say, "PyTorch allocator", build_allocator)
+    _timed(say, "DeepSpeed's shared-memory collectives", _deepspeed_collectives)
+
+
+def _deepspeed_collectives() -> object:
+    os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    os.environ.setdefault("MAX_JOBS", str(os.cpu_count() or 1))
+    try:
+        from deepspeed.ops.op_builder.cpu.comm import ShareMemCommBuilder
+    except ImportError as error:
+        raise BatonError(
+            "PYTHON_PACKAGE_MISSING",
+            f"DeepSpeed cannot be imported: {error}",
+            expected="the packages of gpu-baton[training]",
+            found=str(error),
+            action="Run `baton setup`.",
+        ) from error
+    try:
+        return ShareMemCommBuilder().load(verbose=False)
+    except Exception as error:
+        raise BatonError(
+            "COMPILE_FAILED",
+            "DeepSpeed's extension for collectives on the CPU could not be compiled.",
+            expected="a C++ compiler, and the package ninja",
+            found=f"{type(error).__name__}: {str(error)[:1000]}",
+            action="Install g++ and ninja, then run `python -m baton.prepare` again.",
+        ) from error
+
+
+def _timed(say: Callable[[str], None], what: str, action: Callable[[], object]) -> None:
+    begin = time.perf_counter()
+    say(f"building {what} …")
+    action()
+    say(f"{what}: {time.perf_counter() - begin:.1f} s")
+
+
+def main() -> int:
+    def say(line: str) -> None:
+        print(f"baton.prepare: {line}", file=sys.stderr, flush=True)
+
+    try:
+        prepare(say)
+    except BatonError as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

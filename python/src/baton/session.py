@@ -1,0 +1,169 @@
+"""A training rank's side of the handoff.
+
+    session = baton.attach(engine)
+    with session.rollout() as rollout:
+        completions = rollout.generate(prompt_token_ids, Sampling(max_tokens=64))
+    session.log(step=1, reward=0.5)
+    session.finish()
+
+Everything here is collective over the ranks of the node: each rank enters and leaves the same rollouts and calls
+`generate` equally often in each, if need be with no prompts.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import sys
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Any
+
+from baton import last_words
+from baton.connection import Connection
+from baton.errors import BatonError
+from baton.protocol.messages import Arena, Metrics
+from baton.protocol.messages import Returned as ReturnedMessage
+from baton.rollout import Rollout
+from baton.training.logprobs import Bounds
+from baton.training.manifest import Weights
+from baton.training.memory import Returned, TrainingMemory, current
+
+
+def attach(engine: Any, frozen: Sequence[Any] = (), *, memory: TrainingMemory | None = None) -> Session:
+    """Joins this rank to the run that `baton run` has started.
+
+    `engine` is what `deepspeed.initialize` returned (or `accelerator.prepare`). `frozen` are modules or engines that
+    are used and never trained, such as a reference model; their memory is released too, and saved only once.
+    Raises BatonError NO_TRAINING_MEMORY, NO_CONTROLLER, UNSUPPORTED_DEEPSPEED, CANNOT_MOVE_IN, UNSUPPORTED_WEIGHTS.
+    """
+    memory = memory or current()
+    if memory is None:
+        raise BatonError(
+            "NO_TRAINING_MEMORY",
+            "The engine was not built inside Baton's training memory.",
+            expected="with baton.training_memory(): engine, *_ = deepspeed.initialize(...)",
+            found="no training memory in this process",
+            action="Wrap the construction of the engine, then attach it.",
+        )
+    if not hasattr(engine, "zero_optimization_stage") and hasattr(engine, "engine"):
+        engine = engine.engine  # accelerate's wrapper
+    connection = Connection.open(
+        "rank",
+        _environment("RANK"),
+        gpu=memory.device,
+        local_rank=_environment("LOCAL_RANK"),
+        world_size=_environment("WORLD_SIZE"),
+        local_world_size=_environment("LOCAL_WORLD_SIZE"),
+    )
+    last_words.joined()
+    session = Session(connection, memory)
+    try:
+        memory.attach(engine, frozen)
+        memory.pool.verify_frozen(connection.welcome.verify_frozen)
+        session.announce()
+    except BaseException as error:
+        connection.fail(error, "attaching the engine")
+        raise
+    return session
+
+
+class Session:
+    """This rank's part in a run. Made by `attach`."""
+
+    def __init__(self, connection: Connection, memory: TrainingMemory) -> None:
+        self._connection = connection
+        self._memory = memory
+        self._weights: Weights | None = None
+        self._rollout: Rollout | None = None
+        self._bounds = Bounds(connection.welcome.logprob_max_bound, connection.welcome.logprob_mean_bound)
+        memory.on_return = self._send_returned
+        self._hook_exceptions()
+        atexit.register(connection.close)
+
+    @property
+    def weight_epoch(self) -> int:
+        """How many optimizer steps the weights have behind them."""
+        return int(self._memory.engine.global_steps)
+
+    @property
+    def memory(self) -> TrainingMemory:
+        return self._memory
+
+    def rollout(self) -> Rollout:
+        """Hands the GPUs over to the engines inside the `with` block. Between optimizer steps only.
+
+        An exception inside of the block ends the run: the other ranks could not go on without this one.
+        """
+        if self._rollout is not None and self._rollout.open:
+            raise BatonError(
+                "ROLLOUT_OPEN",
+                "A rollout was started inside of a rollout.",
+                expected="one rollout at a time",
+                found="two",
+                action="Leave the first `with session.rollout()` block before the next.",
+            )
+        self._rollout = Rollout(self._connection, self._memory, self.announce, self._bounds)
+        return self._rollout
+
+    def wait(self) -> None:
+        """Waits until all of the training state is back. Needed only before reading optimizer state by hand."""
+        self._memory.wait()
+
+    def log(self, step: int, **values: float) -> None:
+        """Figures of a training step (reward, loss, …) for the progress line and the report."""
+        self._connection.send(Metrics(step=step, values={name: float(value) for name, value in values.items()}))
+
+    def finish(self) -> None:
+        """Ends this rank's part in good order. The training state is back afterwards."""
+        self._memory.wait()
+        self._connection.close()
+
+    def announce(self) -> Weights:
+        """Sends the manifest when it has changed or the arena is too small, and takes the arena. Before a handoff."""
+        weights = Weights.of(self._memory)
+        needed = self._memory.arena_bytes_needed()
+        if weights == self._weights and needed <= self._memory.arena_bytes:
+            return weights
+        self._connection.send(weights.to_wire(self._memory))
+        self._weights = weights
+        message, (fd,) = self._connection.expect(Arena, descriptors=1)
+        try:
+            if message.arena_bytes > self._memory.arena_bytes:
+                self._memory.set_arena(fd, message.arena_bytes)
+        finally:
+            os.close(fd)
+        return weights
+
+    def _send_returned(self, returned: Returned) -> None:
+        self._connection.send(
+            ReturnedMessage(
+                copied_bytes=returned.copied_bytes,
+                waited_seconds=returned.waited_seconds,
+                seconds=returned.seconds,
+            )
+        )
+
+    def _hook_exceptions(self) -> None:
+        """An exception that ends the script is told to the controller, so that the run has one clear error."""
+        previous = sys.excepthook
+
+        def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+            self._connection.fail(error, "the training script")
+            previous(kind, error, trace)
+
+        sys.excepthook = hook
+
+
+def _environment(name: str) -> int:
+    """A number that every launcher sets. Raises BatonError NOT_LAUNCHED."""
+    value = os.environ.get(name, "")
+    if not value.isdigit():
+        raise BatonError(
+            "NOT_LAUNCHED",
+            f"{name} is not set, so this is not a training rank.",
+            expected="RANK, LOCAL_RANK, WORLD_SIZE and LOCAL_WORLD_SIZE in the environment",
+            found=f"{name}={value!r}",
+            action="Start the script with torchrun, accelerate launch or python -m torch.distributed.run.",
+        )
+    return int(value)

@@ -1,0 +1,262 @@
+"""Where DeepSpeed 0.19 keeps its training state, for ZeRO stages 0 to 3.
+
+The attributes named here were read from DeepSpeed's source. Whatever else an optimizer object holds is found by
+`_rest` and saved, so that a version that keeps more loses nothing; it only copies more.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import torch
+
+from baton.errors import BatonError
+from baton.training.holdings import Labelled, Role
+
+#: Containers in containers are searched this deep for tensors that no name here covers.
+_DEPTH = 4
+
+
+def stage_of(engine: Any) -> int:
+    """The ZeRO stage, 0 to 3."""
+    return int(engine.zero_optimization_stage())
+
+
+def check_supported(engine: Any) -> None:
+    """Raises BatonError UNSUPPORTED_DEEPSPEED for what keeps state where a pool cannot hold it."""
+    if not hasattr(engine, "zero_optimization_stage") or not hasattr(engine, "module"):
+        raise _unsupported("the object given is not a DeepSpeed engine", type(engine).__name__, "deepspeed.initialize")
+    if getattr(engine, "optimizer", None) is None:
+        raise _unsupported("the engine has no optimizer", "none", "an engine that trains")
+    zero = engine._config.zero_config
+    for what in ("offload_optimizer", "offload_param"):
+        config = getattr(zero, what, None)
+        device = str(getattr(getattr(config, "device", None), "value", getattr(config, "device", None)))
+        if config is not None and device not in ("none", "None"):
+            raise _unsupported(f"{what} is configured", device, "no offload: Baton moves the state when it must")
+    if getattr(zero, "zero_hpz_partition_size", 1) > 1 or getattr(zero, "mics_shard_size", -1) > 0:
+        raise _unsupported("parameters are partitioned over a part of the ranks", "hpZ or MiCS", "plain ZeRO")
+    if getattr(engine, "has_moe_layers", False):
+        raise _unsupported("the model has DeepSpeed MoE layers", "expert parallelism", "a dense model")
+    if not isinstance(innermost_optimizer(engine), torch.optim.Optimizer):
+        raise _unsupported(
+            "the base optimizer is not a torch.optim.Optimizer",
+            type(innermost_optimizer(engine)).__name__,
+            "a subclass of it",
+        )
+
+
+def _unsupported(message: str, found: str, expected: str) -> BatonError:
+    return BatonError(
+        "UNSUPPORTED_DEEPSPEED",
+        f"Baton cannot hand over this engine: {message}.",
+        expected=expected,
+        found=found,
+        action="Change the DeepSpeed configuration.",
+    )
+
+
+def innermost_optimizer(engine: Any) -> Any:
+    """The torch optimizer that all wrappers end in."""
+    optimizer = engine.optimizer
+    while not isinstance(optimizer, torch.optim.Optimizer) and hasattr(optimizer, "optimizer"):
+        optimizer = optimizer.optimizer
+    return optimizer
+
+
+def masters_of(engine: Any) -> list[torch.Tensor]:
+    """The tensors that the innermost optimizer steps on, on this rank."""
+    optimizer = engine.optimizer
+    for name in ("fp32_partitioned_groups_flat", "single_partition_of_fp32_groups", "fp32_groups_flat_partition"):
+        found = getattr(optimizer, name, None)
+        if found:
+            return list(found)
+    return [parameter for group in innermost_optimizer(engine).param_groups for parameter in group["params"]]
+
+
+def masters_are_parameters(engine: Any) -> bool:
+    """Whether there is no separate fp32 copy (fp32 training under ZeRO-0 and ZeRO-3)."""
+    parameters = {_storage_key(tensor) for tensor in _weights(engine.module)}
+    return all(_storage_key(master) in parameters for master in masters_of(engine) if master.numel())
+
+
+def state_bytes(engine: Any) -> int:
+    """Parameters, masters and moments of this rank in bytes, by the formula of its ZeRO stage.
+
+    The weights in full, or a partition of them in stage 3; for what is trained, a master of 4 bytes an element (none
+    where the weights are masters themselves) and the optimizer's moments, partitioned from stage 1 on.
+    """
+    stage, ranks = stage_of(engine), int(engine.dp_world_size)
+    parameters = list(engine.module.parameters())
+
+    def elements(parameter: Any) -> int:
+        whole = int(getattr(parameter, "ds_numel", parameter.numel()))
+        return -(-whole // ranks) if stage == 3 else whole
+
+    weights = sum(elements(parameter) * parameter.element_size() for parameter in parameters)
+    trained = sum(elements(parameter) for parameter in parameters if parameter.requires_grad)
+    if stage in (1, 2):
+        trained = -(-trained // ranks)
+    masters = masters_of(engine)
+    master_bytes = 0 if not masters or masters_are_parameters(engine) else masters[0].element_size()
+    return weights + trained * (master_bytes + _moment_bytes_per_element(engine))
+
+
+def _moment_bytes_per_element(engine: Any) -> int:
+    state = innermost_optimizer(engine).state
+    for master in masters_of(engine):
+        moments = [value for value in state.get(master, {}).values() if isinstance(value, torch.Tensor)]
+        if moments and master.numel() > 1:
+            return sum(moment.element_size() for moment in moments if moment.numel() == master.numel())
+    return 0
+
+
+def gradients_live(engine: Any) -> bool:
+    """Whether there are gradients that a later step will use: true between backward and the step at a boundary."""
+    optimizer = engine.optimizer
+    flags = getattr(optimizer, "fp32_groups_has_gradients", None)
+    if flags is not None:
+        return any(any(group) for group in flags)
+    averaged = getattr(optimizer, "averaged_gradients", None) or {}
+    accumulated = getattr(optimizer, "all_grad_tensors", None) or {}
+    if any(group is not None for group in (*averaged.values(), *accumulated.values())):
+        return True
+    if hasattr(optimizer, "grad_partitions_flat_buffer"):  # ZeRO-3 counts the micro-steps that it has summed up
+        return optimizer.micro_step_id != 0 or getattr(optimizer, "_epilogue_ran_this_backward", False)
+    return any(parameter.grad is not None for parameter in engine.module.parameters())
+
+
+def let_go_of_gathered(engine: Any) -> None:
+    """ZeRO-3: frees full copies of parameters that were gathered for a forward or backward pass. Not collective."""
+    offload = parameter_offload(engine)
+    if offload is not None:
+        offload.empty_partition_cache()
+
+
+def gather_persistent_again(engine: Any) -> None:
+    """ZeRO-3: what its own step does at the end; small parameters stay gathered between steps. Collective."""
+    persistent = getattr(parameter_offload(engine), "persistent_parameters", None)
+    if persistent:
+        persistent[0].all_gather(persistent)
+
+
+def parameter_offload(engine: Any) -> Any:
+    """The part of ZeRO-3 that gathers and frees parameters; None in other stages."""
+    optimizer: Any = getattr(engine, "optimizer", None)
+    if hasattr(optimizer, "parameter_offload"):
+        return optimizer.parameter_offload
+    return optimizer if hasattr(optimizer, "persistent_parameters") else None
+
+
+def module_of(user: Any) -> Any:
+    """The module of an engine, or the module itself."""
+    return user.module if hasattr(user, "zero_optimization_stage") else user
+
+
+def training_tensors(engine: Any, frozen: Iterable[Any] = ()) -> Iterator[Labelled]:
+    """Every tensor of engine, optimizer and `frozen` (modules or engines that are not trained)."""
+    live = gradients_live(engine)
+    yield from _module_tensors(engine.module, "", live, trained=True)
+    yield from _optimizer_tensors(engine, live)
+    for position, other in enumerate(frozen):
+        yield from _module_tensors(module_of(other), f"frozen[{position}].", live, trained=False)
+    yield from _rest(engine)
+
+
+def _module_tensors(module: Any, prefix: str, live: bool, *, trained: bool) -> Iterator[Labelled]:
+    for name, parameter in module.named_parameters():
+        changes = trained and parameter.requires_grad
+        role = Role.PARAMETER if changes else Role.FROZEN
+        partition = getattr(parameter, "ds_tensor", None)
+        if partition is not None:
+            yield Labelled(prefix + name, role, partition, for_engine=trained)
+            yield Labelled(f"{prefix}{name} (gathered)", Role.BUFFER, parameter.data)
+            secondary = getattr(parameter, "ds_secondary_tensor", None)
+            if secondary is not None:
+                yield Labelled(f"{prefix}{name} (secondary partition)", Role.BUFFER, secondary)
+        else:
+            yield Labelled(prefix + name, role, parameter.data, for_engine=trained)
+        for attribute in ("grad", "grad_accum"):
+            gradient = getattr(parameter, attribute, None)
+            if gradient is not None:
+                yield Labelled(f"{prefix}{name}.{attribute}", Role.GRADIENT, gradient, live=live)
+    for name, buffer in module.named_buffers():
+        yield Labelled(prefix + name, Role.BUFFER, buffer)
+
+
+def _weights(module: Any) -> Iterator[torch.Tensor]:
+    for parameter in module.parameters():
+        partition = getattr(parameter, "ds_tensor", None)
+        yield parameter.data if partition is None else partition
+
+
+#: Attributes of DeepSpeed's optimizer wrappers that hold tensors, in any nesting of containers.
+_ATTRIBUTES: dict[Role, tuple[str, ...]] = {
+    Role.PARAMETER: ("bit16_groups_flat", "bf16_groups_flat", "fp16_groups_flat", "lp_param_buffer"),
+    Role.GRADIENT: (
+        "averaged_gradients",
+        "all_grad_tensors",
+        "grad_partitions_flat_buffer",
+        "fp32_groups_gradients_flat",
+        "offload_gradient_dict",
+    ),
+}
+
+
+def _optimizer_tensors(engine: Any, live: bool) -> Iterator[Labelled]:
+    optimizer = engine.optimizer
+    for role, attributes in _ATTRIBUTES.items():
+        for attribute in attributes:
+            for name, tensor in _tensors(getattr(optimizer, attribute, None), attribute):
+                yield Labelled(name, role, tensor, live=live)
+    for index, master in enumerate(masters_of(engine)):
+        yield Labelled(f"master[{index}]", Role.MASTER, master)
+        if master.grad is not None:
+            yield Labelled(f"master[{index}].grad", Role.GRADIENT, master.grad, live=live)
+    for name, tensor in _tensors(getattr(optimizer, "ipg_buckets", None), "ipg_buckets"):
+        # A bucket also lists the parameters whose gradients it carries.
+        if not isinstance(tensor, torch.nn.Parameter):
+            yield Labelled(name, Role.COMMUNICATION, tensor)
+    for index, (_, state) in enumerate(innermost_optimizer(engine).state.items()):
+        for name, tensor in _tensors(state, f"state[{index}]"):
+            yield Labelled(name, Role.MOMENT, tensor)
+
+
+def _rest(engine: Any) -> Iterator[Labelled]:
+    """Tensors in attributes of the optimizer wrappers; those that were found before keep their role."""
+    optimizer = engine.optimizer
+    while optimizer is not None:
+        for attribute, value in vars(optimizer).items():
+            for name, tensor in _tensors(value, f"{type(optimizer).__name__}.{attribute}"):
+                yield Labelled(name, Role.OTHER, tensor)
+        if isinstance(optimizer, torch.optim.Optimizer):
+            return
+        optimizer = getattr(optimizer, "optimizer", None)
+
+
+def _tensors(value: Any, name: str, depth: int = _DEPTH) -> Iterator[tuple[str, torch.Tensor]]:
+    if isinstance(value, torch.Tensor):
+        yield name, value
+    elif depth == 0 or isinstance(value, (str, bytes, int, float, type(None))):
+        return
+    elif isinstance(value, dict):
+        ends = [next(iter(value.values()), None), next(reversed(value.values()), None)]
+        if all(isinstance(end, (int, float, str)) for end in ends):
+            return  # one of the many tables of flags and offsets, with an entry for each parameter and rank
+        for key, inner in value.items():
+            yield from _tensors(inner, f"{name}[{key!r}]" if isinstance(key, (str, int)) else name, depth - 1)
+    elif isinstance(value, (list, tuple, set, frozenset)):
+        for index, inner in enumerate(value):
+            yield from _tensors(inner, f"{name}[{index}]", depth - 1)
+        flat = getattr(value, "flat_partition", None)  # a list subclass that keeps the buffer of its views
+        if flat is not None:
+            yield f"{name}.flat_partition", flat
+    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
+        for field in dataclasses.fields(value):
+            yield from _tensors(getattr(value, field.name), f"{name}.{field.name}", depth - 1)
+
+
+def _storage_key(tensor: torch.Tensor) -> int:
+    return tensor.untyped_storage()._cdata

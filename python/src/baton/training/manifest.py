@@ -1,0 +1,135 @@
+"""The manifest of a rank: which pieces of the policy's weights lie where in its pool."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Literal, cast
+
+import numpy as np
+import torch
+
+from baton import native
+from baton.errors import BatonError
+from baton.protocol import arrays
+from baton.protocol.messages import Manifest
+from baton.training.deepspeed_state import stage_of
+from baton.training.memory import TrainingMemory
+
+Dtype = Literal["float32", "bfloat16", "float16"]
+_DTYPES = {torch.float32: "float32", torch.bfloat16: "bfloat16", torch.float16: "float16"}
+#: What wrappers of modules (torch.compile, activation checkpointing) put into parameter names.
+_WRAPPERS = ("_orig_mod.", "_checkpoint_wrapped_module.")
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Elements [start, start + elements) of a tensor, at `offset_bytes` from the pool's base."""
+
+    tensor: int
+    start: int
+    elements: int
+    offset_bytes: int
+
+
+@dataclass(frozen=True)
+class Weights:
+    """The policy's tensors by Hugging Face name, each once, and this rank's pieces of them."""
+
+    names: list[str]
+    dtypes: list[str]
+    shapes: list[list[int]]
+    pieces: list[Piece]
+    element_bytes: list[int]
+
+    @classmethod
+    def of(cls, memory: TrainingMemory) -> Weights:
+        """Reads them off the engine. Raises BatonError UNSUPPORTED_WEIGHTS."""
+        names: list[str] = []
+        dtypes: list[str] = []
+        shapes: list[list[int]] = []
+        pieces: list[Piece] = []
+        element_bytes: list[int] = []
+        for index, (name, parameter) in enumerate(_parameters(memory.engine.module)):
+            dtype = _DTYPES.get(parameter.dtype)
+            if dtype is None:
+                raise _unsupported(f"{name} has dtype {parameter.dtype}", "float32, bfloat16 or float16")
+            names.append(name)
+            dtypes.append(dtype)
+            shapes.append(list(getattr(parameter, "ds_shape", parameter.shape)))
+            element_bytes.append(parameter.element_size())
+            piece = _piece(index, name, parameter, memory.pool)
+            if piece is not None:
+                pieces.append(piece)
+        if not names:
+            raise _unsupported("the module has no parameters", "a model")
+        return cls(names, dtypes, shapes, pieces, element_bytes)
+
+    def to_wire(self, memory: TrainingMemory) -> Manifest:
+        return Manifest(
+            zero_stage=stage_of(memory.engine),
+            dtype=cast(Dtype, Counter(self.dtypes).most_common(1)[0][0]),
+            segment_bytes=memory.pool.segment_bytes,
+            names=self.names,
+            dtypes=self.dtypes,
+            shapes=self.shapes,
+            piece_tensor=arrays.binary_u32([piece.tensor for piece in self.pieces]),
+            piece_start=arrays.binary_u64([piece.start for piece in self.pieces]),
+            piece_elements=arrays.binary_u64([piece.elements for piece in self.pieces]),
+            piece_offset=arrays.binary_u64([piece.offset_bytes for piece in self.pieces]),
+            state_bytes=memory.state_bytes(),
+            arena_bytes=max(memory.arena_bytes_needed(), memory.arena_bytes),
+        )
+
+    def checksums(self, memory: TrainingMemory) -> native.U64s:
+        """One layout-invariant checksum a tensor, over this rank's pieces."""
+        items = np.zeros(len(self.pieces), dtype=native.CHECKSUM_ITEM)
+        for item, piece in zip(items, self.pieces, strict=True):
+            item["address"] = memory.pool.base + piece.offset_bytes
+            item["first_element"] = piece.start
+            item["elements"] = piece.elements
+            item["element_bytes"] = self.element_bytes[piece.tensor]
+            item["group"] = piece.tensor
+        return native.checksum(memory.device, items, len(self.names))
+
+
+def _parameters(module: Any) -> Iterator[tuple[str, Any]]:
+    """Parameters under the names that the engine's load_weights knows; tied ones once."""
+    for name, parameter in module.named_parameters():
+        for wrapper in _WRAPPERS:
+            name = name.replace(wrapper, "")
+        if ".lora_" in name or name.startswith("base_model."):
+            raise _unsupported(
+                "the policy has LoRA adapters", "weights that the engine can load as they are (no adapters)"
+            )
+        yield name, parameter
+
+
+def _piece(index: int, name: str, parameter: Any, pool: native.Pool) -> Piece | None:
+    partition = getattr(parameter, "ds_tensor", None)
+    if partition is None:
+        if not parameter.data.is_contiguous():
+            raise _unsupported(f"{name} is not contiguous", "contiguous weights")
+        start, elements, address = 0, parameter.numel(), parameter.data_ptr()
+    else:
+        share = int(partition.ds_numel)
+        rank = torch.distributed.get_rank(parameter.ds_process_group)
+        start = rank * share
+        elements = min(share, int(parameter.ds_numel) - start)
+        address = partition.data_ptr()
+    if elements <= 0:
+        return None
+    if not pool.owns(address):
+        raise _unsupported(f"{name} is not in the training memory", "every parameter in the pool")
+    return Piece(index, start, elements, address - pool.base)
+
+
+def _unsupported(found: str, expected: str) -> BatonError:
+    return BatonError(
+        "UNSUPPORTED_WEIGHTS",
+        f"The policy's weights cannot be given to an engine: {found}.",
+        expected=expected,
+        found=found,
+        action="Change the model, or merge its adapters before training.",
+    )

@@ -1,0 +1,352 @@
+"""The training memory of a rank: a pool that engine and optimizer live in, and that can be given up and taken back.
+
+    with baton.training_memory():
+        engine, optimizer, *_ = deepspeed.initialize(...)
+
+It works alone (`TrainingMemory.pause`, `resume`, `wait`); `baton.attach` adds the handoff with a controller.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Literal
+
+import torch
+
+from baton import last_words, native
+from baton.errors import BatonError
+from baton.training import deepspeed_state
+from baton.training.away import AwayGuard
+from baton.training.backends import Backend, choose
+from baton.training.first_step import FirstStep
+from baton.training.gate import Gate
+from baton.training.holdings import Holdings, Role
+from baton.training.moves import move_in, move_out, outside
+
+Stage = Literal["optimizer", "all"]
+
+RESUME_DEADLINE_SECONDS = 600.0
+_MIB = 1 << 20
+#: A segment is this part of the device, within bounds: few segments map fast, small ones release exactly.
+_SEGMENTS_PER_DEVICE = 1024
+_LARGEST_SEGMENT_BYTES = 64 * _MIB
+
+#: What comes back behind the forward and backward passes; the gate holds back whoever wants it earlier.
+_LATER = (Role.MASTER, Role.MOMENT)
+
+
+@dataclass(frozen=True)
+class Paused:
+    """What a pause did, in bytes. `outside_bytes`: training state that is not in the pool."""
+
+    released_bytes: int
+    saved_bytes: int
+    clean_bytes: int
+    dead_bytes: int
+    kept_bytes: int
+    outside_bytes: int
+    seconds: float
+    simulated_seconds: float | None
+
+
+@dataclass(frozen=True)
+class Returned:
+    """A finished resume: bytes copied back, and how long the training had to wait for it."""
+
+    copied_bytes: int
+    waited_seconds: float
+    seconds: float
+
+
+class TrainingMemory:
+    """Pausable memory for one engine. One per process, because torch has one allocator."""
+
+    def __init__(self, device: int | None = None, *, segment_bytes: int | None = None) -> None:
+        """`device`: the GPU; None: LOCAL_RANK. `segment_bytes`: granularity of release; None: by device size."""
+        self.device = int(os.environ.get("LOCAL_RANK", "0")) if device is None else device
+        self._backend: Backend = choose()
+        if segment_bytes is None:
+            segment_bytes = _segment_bytes(native.device_memory(self.device)[1])
+        self.pool = native.Pool(self.device, name="training", exportable=True, segment_bytes=segment_bytes)
+        self._backend.install(self.pool)
+        self._depth = 0
+        self._lock = threading.Lock()
+        self._engine: Any = None
+        self._frozen: Sequence[Any] = ()
+        self._first_step: FirstStep | None = None
+        self._away_guard: AwayGuard | None = None
+        self._holdings = Holdings(())
+        self._unknown: list[tuple[int, int]] = []
+        self._paused: Stage | None = None
+        self._arena_bytes = 0
+        self.gate = Gate()
+        self.last_return: Returned | None = None
+        #: Called once for each resume, when everything is back.
+        self.on_return: Callable[[Returned], None] | None = None
+
+    # ---- building ---------------------------------------------------------------------------------------
+
+    def __enter__(self) -> TrainingMemory:
+        with self._lock:
+            if self._paused is not None:
+                raise _wrong_state("open the training memory", "it is paused")
+            self._depth += 1
+            if self._depth == 1:
+                self._backend.open()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with self._lock:
+            self._depth -= 1
+            if self._depth == 0:
+                self._backend.close()
+                self.pool.trim()
+
+    def attach(self, engine: Any, frozen: Sequence[Any] = ()) -> Holdings:
+        """Takes on the engine's state: moves in what is outside, moves out what does not belong, watches its steps.
+
+        Raises BatonError UNSUPPORTED_DEEPSPEED, CANNOT_MOVE_IN or ENGINE_ATTACHED.
+        """
+        if self._engine is not None and self._engine is not engine:
+            raise BatonError(
+                "ENGINE_ATTACHED",
+                "The training memory has an engine already.",
+                expected="one engine a process",
+                found="a second one",
+                action="Give the modules that are not trained as `frozen`.",
+            )
+        deepspeed_state.check_supported(engine)
+        self._engine, self._frozen = engine, tuple(frozen)
+        self.gate.guard(engine)
+        if torch.distributed.is_initialized():
+            # The process group keeps the tensor of its last barrier, which may be one of the construction.
+            torch.distributed.barrier()
+        holdings = self._adopt()
+        if self._first_step is None:
+            self._first_step = FirstStep(engine, self.__enter__, lambda: self.__exit__(None, None, None))
+        if self._away_guard is not None:
+            self._away_guard.remove()
+        modules = [deepspeed_state.module_of(user) for user in (engine, *self._frozen)]
+        self._away_guard = AwayGuard(modules, lambda: self._paused is not None)
+        return holdings
+
+    def detach(self) -> None:
+        """Forgets the engine, so that another can be attached. Its memory stays in the pool until it is freed."""
+        self.wait()
+        if self._paused is not None:
+            raise _wrong_state("detach", "the memory is paused")
+        if self._first_step is not None:
+            self._first_step.stop()
+        if self._away_guard is not None:
+            self._away_guard.remove()
+        self._engine, self._frozen, self._first_step, self._away_guard, self._unknown = None, (), None, None, []
+        self._holdings = Holdings(())
+
+    @property
+    def engine(self) -> Any:
+        return self._engine
+
+    @property
+    def holdings(self) -> Holdings:
+        """The training state as of the last attach or pause."""
+        return self._holdings
+
+    @property
+    def complete(self) -> bool:
+        """Whether all optimizer state exists."""
+        return self._first_step is not None and not self._first_step.watching
+
+    @property
+    def paused(self) -> Stage | None:
+        return self._paused
+
+    def _adopt(self) -> Holdings:
+        """Looks at engine and optimizer again; afterwards all their state is in the pool, and nothing else."""
+        self._holdings = Holdings(())  # it keeps storages alive that are state no more
+        holdings = Holdings(deepspeed_state.training_tensors(self._engine, self._frozen))
+        wrong = outside(holdings, self.pool)
+        if wrong:
+            with self:
+                move_in(wrong, self._backend)
+        self._unknown = move_out(self.pool, holdings, self._backend)
+        self.pool.trim()
+        self._holdings = holdings
+        return holdings
+
+    # ---- the arena --------------------------------------------------------------------------------------
+
+    @property
+    def arena_bytes(self) -> int:
+        """Size of the arena that is set; 0: none."""
+        return self._arena_bytes
+
+    def arena_bytes_needed(self) -> int:
+        """Host memory that a pause needs at most: everything live, and moments that do not exist yet."""
+        needed = sum(holding.bytes for holding in self._holdings if holding.role is not Role.COMMUNICATION)
+        needed += sum(size for _, size in self._unknown)
+        if self._engine is not None and not self.complete:
+            masters = deepspeed_state.masters_of(self._engine)
+            needed += 2 * sum(master.numel() * master.element_size() for master in masters)
+        # Blocks are aligned; a little room spares a second arena when gradients are live at a pause.
+        return _round_up(needed + needed // 16 + 8 * _MIB, 2 * _MIB)
+
+    def set_arena(self, fd: int, bytes: int) -> None:
+        """The memfd to save into. `fd` is duplicated."""
+        self.pool.set_arena(fd, 0, bytes)
+        self._arena_bytes = bytes
+
+    def _ensure_arena(self) -> None:
+        needed = self.arena_bytes_needed()
+        if needed <= self._arena_bytes:
+            return
+        fd = os.memfd_create("baton-arena", os.MFD_CLOEXEC)
+        try:
+            os.ftruncate(fd, needed)
+            self.set_arena(fd, needed)
+        finally:
+            os.close(fd)
+
+    # ---- pause and resume -------------------------------------------------------------------------------
+
+    def prepare(self) -> Holdings:
+        """What must happen before the first stage of a pause: nothing gathered, everything in its place."""
+        if self._engine is None:
+            raise _wrong_state("pause", "no engine is attached")
+        if self._paused is not None:
+            return self._holdings
+        if getattr(self._engine, "_running_engine_step", False):
+            raise _wrong_state("pause", "engine.step() is running")
+        self.wait()
+        deepspeed_state.let_go_of_gathered(self._engine)
+        for other in self._frozen:
+            deepspeed_state.let_go_of_gathered(other)
+        self._backend.settle()
+        return self._adopt()
+
+    def pause(
+        self,
+        stage: Stage = "all",
+        want_bytes: int | None = None,
+        *,
+        own_arena: bool = True,
+        prepared: bool = False,
+    ) -> Paused:
+        """Releases memory. "optimizer" keeps what the engine's weights come from, "all" nothing of the state.
+
+        `want_bytes`: stop when so much was released; None: all that the stage allows. May be called again for more.
+        With `own_arena` an arena is made when none is large enough. `prepared`: `prepare` was called just before.
+        On failure nothing has changed.
+        """
+        holdings = self._holdings if prepared else self.prepare()
+        if own_arena:
+            self._ensure_arena()
+        self.pool.declare(native.FROZEN, [held.range for held in holdings.of(Role.FROZEN)])
+        gradients = holdings.of(Role.GRADIENT)
+        self.pool.declare(native.ZERO, [held.range for held in gradients if not held.live])
+        self.pool.declare(native.DISCARD, [held.range for held in holdings.of(Role.COMMUNICATION)])
+        report = self.pool.pause(
+            live=self._backend.live(self.pool),
+            keep=[*self._unknown, *(self.engine_ranges() if stage == "optimizer" else ())],
+            want_bytes=native.EVERYTHING if want_bytes is None else want_bytes,
+        )
+        self._paused = stage
+        return Paused(
+            released_bytes=report.released_bytes,
+            saved_bytes=report.saved_bytes,
+            clean_bytes=report.clean_bytes,
+            dead_bytes=report.dead_bytes,
+            kept_bytes=report.kept_bytes,
+            outside_bytes=sum(held.bytes for held in outside(holdings, self.pool)),
+            seconds=report.total_ns / 1e9,
+            simulated_seconds=None if report.simulated_ns is None else report.simulated_ns / 1e9,
+        )
+
+    def engine_ranges(self) -> list[tuple[int, int]]:
+        """(address, bytes) of the storages that the engine's weights come from."""
+        return [held.range for held in self._holdings.of(Role.PARAMETER, Role.FROZEN) if held.for_engine]
+
+    def resume(
+        self, *, wait: bool = True, mapped: Callable[[native.ResumeReport], None] | None = None
+    ) -> native.ResumeReport:
+        """Takes the memory back; with `wait` False masters and moments follow in the background.
+
+        `mapped` is called as soon as the parameters are back. Under ZeRO-3 this is collective.
+        """
+        if self._paused is None:
+            raise _wrong_state("resume", "it is not paused")
+        first = [held.range for held in self._holdings if held.role not in _LATER]
+        report = self.pool.resume(first=first, wait=wait)
+        self._paused = None
+        if mapped is not None:
+            mapped(report)
+        if report.pending_bytes:
+            self.gate.close(self._finish)
+        else:
+            self._returned(Returned(report.copied_bytes, 0.0, report.total_ns / 1e9))
+        deepspeed_state.gather_persistent_again(self._engine)
+        return report
+
+    def wait(self) -> Returned | None:
+        """Waits until a resume in the background has ended; what it was like, or None when there was none."""
+        self.gate.pass_through()
+        return self.last_return
+
+    def _finish(self) -> None:
+        begin = time.perf_counter()
+        report = self.pool.wait(int(RESUME_DEADLINE_SECONDS * 1000))
+        self._returned(Returned(report.copied_bytes, time.perf_counter() - begin, report.total_ns / 1e9))
+
+    def _returned(self, how: Returned) -> None:
+        self.last_return = how
+        if self.on_return is not None:
+            self.on_return(how)
+
+    # ---- figures ----------------------------------------------------------------------------------------
+
+    def state_bytes(self) -> int:
+        """Parameters, masters and moments of this rank by the formula of its ZeRO stage."""
+        return deepspeed_state.state_bytes(self._engine)
+
+
+_current: TrainingMemory | None = None
+
+
+def training_memory(*, segment_bytes: int | None = None) -> TrainingMemory:
+    """The training memory of this process, made at the first call, as a context: what torch allocates inside of it
+    can be released during generation. `segment_bytes` (first call only): see `TrainingMemory`."""
+    global _current
+    last_words.install()
+    if _current is None:
+        _current = TrainingMemory(segment_bytes=segment_bytes)
+    return _current
+
+
+def current() -> TrainingMemory | None:
+    """The training memory of this process, if `training_memory()` was ever called."""
+    return _current
+
+
+def _segment_bytes(device_bytes: int) -> int:
+    wanted = device_bytes // _SEGMENTS_PER_DEVICE
+    return min(_LARGEST_SEGMENT_BYTES, max(2 * _MIB, wanted // (2 * _MIB) * 2 * _MIB))
+
+
+def _round_up(value: int, unit: int) -> int:
+    return -(-value // unit) * unit
+
+
+def _wrong_state(doing: str, found: str) -> BatonError:
+    return BatonError(
+        "WRONG_STATE",
+        f"Cannot {doing} now: {found}.",
+        expected="attach, then pause and resume in turn, between optimizer steps",
+        found=found,
+        action="Call it at another place of the training script.",
+    )

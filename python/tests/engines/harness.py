@@ -1,0 +1,462 @@
+"""A controller for tests, on the product's own frames: real engine processes, real pools in processes of "ranks".
+
+It does what the controller does in a handoff, one step at a time and in plain sight, and checks weight sums by the
+rule of the contract: what the workers hold must be what the ranks hold, a whole number of times.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+from torch import Tensor
+
+from baton.errors import BatonError
+from baton.protocol import arrays
+from baton.protocol import messages as m
+from baton.protocol.frames import FrameSocket
+
+ROOT = Path(__file__).resolve().parents[3]
+BUILD = Path(os.environ.get("BATON_TEST_BUILD", ROOT / "build" / "Release"))
+HERE = Path(__file__).resolve().parent
+SECONDS = 120.0
+T = TypeVar("T")
+
+
+class EngineFailed(Exception):  # noqa: N818
+    """What an engine said in its `failed` frame."""
+
+    def __init__(self, failure: m.Failure) -> None:
+        super().__init__(f"{failure.code}: {failure.message} [{failure.found}]")
+        self.failure = failure
+
+
+@dataclass
+class Client:
+    """One connected process."""
+
+    hello: m.Hello
+    frames: FrameSocket[Any]
+
+    def expect(self, kind: type[T], seconds: float = SECONDS) -> tuple[T, list[int]]:
+        message, descriptors = self.frames.receive(seconds)
+        if isinstance(message, m.Failed):
+            raise EngineFailed(message.failure)
+        assert isinstance(message, kind), message
+        return message, descriptors
+
+
+@dataclass
+class Synced:
+    """One sync of one engine: every worker's answer, and the verdict on its sums."""
+
+    workers: list[m.Synced]
+    sums_agree: bool
+
+
+@dataclass
+class Run:
+    """One test run: socket, stand-in GPUs, children. Everything is gone after `close`."""
+
+    gpus: int = 4
+    gpu_bytes: int = 256 << 20
+    silence_seconds: float = 120.0
+    folder: Path = field(default_factory=lambda: Path(tempfile.mkdtemp(prefix="baton-test-")))
+
+    def __post_init__(self) -> None:
+        for needed in (BUILD / "libbaton.so", BUILD / "standin" / "libcuda.so.1"):
+            assert needed.exists(), f"{needed} is not built: run `npm install` in the checkout"
+        self.token = secrets.token_hex(16)
+        self.path = self.folder / "s"
+        self.listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.listener.bind(str(self.path))
+        self.listener.listen(64)
+        self.listener.settimeout(0.2)
+        self.table = Path("/dev/shm") / f"baton-test-{secrets.token_hex(8)}"
+        self.children: list[subprocess.Popen[bytes]] = []
+        self.waiting: list[Client] = []
+        self.seq = 0
+
+    def environment(self, **more: str) -> dict[str, str]:
+        return {
+            **{name: value for name, value in os.environ.items() if not name.startswith("BATON_")},
+            "PYTHONPATH": str(ROOT / "python" / "src"),
+            "BATON_SOCKET": str(self.path),
+            "BATON_TOKEN": self.token,
+            "BATON_CONTROLLER_PID": str(os.getpid()),
+            "BATON_CONTROLLER_START": start_time(os.getpid()),
+            "BATON_LIBRARY": str(BUILD / "libbaton.so"),
+            "LD_LIBRARY_PATH": str(BUILD / "standin"),
+            "CUDA_VISIBLE_DEVICES": "",
+            "OMP_NUM_THREADS": "1",
+            "BATON_STANDIN_TABLE": str(self.table),
+            "BATON_STANDIN_DEVICES": str(self.gpus),
+            "BATON_STANDIN_BYTES": str(self.gpu_bytes),
+            **more,
+        }
+
+    def spawn(self, arguments: Sequence[str], **environment: str) -> subprocess.Popen[bytes]:
+        child = subprocess.Popen(
+            [sys.executable, *arguments], env=self.environment(**environment), stdin=subprocess.DEVNULL
+        )
+        self.children.append(child)
+        return child
+
+    def used_bytes(self) -> list[int]:
+        """Used memory of every stand-in GPU, as stock nvidia-ml-py reads it."""
+        program = (
+            "import json, pynvml as n; n.nvmlInit();"
+            "print(json.dumps([n.nvmlDeviceGetMemoryInfo(n.nvmlDeviceGetHandleByIndex(i)).used"
+            " for i in range(n.nvmlDeviceGetCount())]))"
+        )
+        found = subprocess.run(
+            [sys.executable, "-c", program], env=self.environment(), capture_output=True, timeout=60, check=True
+        )
+        return json.loads(found.stdout)
+
+    def accept(self, role: str, index: int, engine: int | None = None) -> Client:
+        """The client of this role, whichever order they come in."""
+        while True:
+            for client in self.waiting:
+                hello = client.hello
+                if (hello.role, hello.index, hello.engine) == (role, index, engine):
+                    self.waiting.remove(client)
+                    return client
+            connection = self._accept()
+            frames: FrameSocket[Any] = FrameSocket(connection, m.FromClient)
+            hello, _ = frames.receive(SECONDS)
+            assert isinstance(hello, m.Hello)
+            assert hello.token == self.token
+            frames.send(
+                m.Welcome(
+                    protocol=m.PROTOCOL_VERSION,
+                    run="test",
+                    simulated=True,
+                    silence_seconds=self.silence_seconds,
+                    engines=1,
+                    tensor_parallel=1,
+                    logprob_sequences=0,
+                    logprob_max_bound=None,
+                    logprob_mean_bound=None,
+                    verify_frozen=0,
+                )
+            )
+            self.waiting.append(Client(hello, frames))
+
+    def _accept(self) -> socket.socket:
+        ends = time.monotonic() + SECONDS
+        while True:
+            try:
+                return self.listener.accept()[0]
+            except TimeoutError:
+                ended = [child.args for child in self.children if child.poll() is not None]
+                assert not ended, f"a child ended before it connected: {ended}"
+                assert time.monotonic() < ends, "nobody connects"
+
+    def next_seq(self) -> int:
+        self.seq += 1
+        return self.seq
+
+    def close(self) -> None:
+        for child in self.children:
+            child.kill()
+            child.wait()
+        self.listener.close()
+        for path in (self.path, self.table):
+            path.unlink(missing_ok=True)
+        for path in self.folder.iterdir():
+            path.unlink()
+        self.folder.rmdir()
+
+    def __enter__(self) -> Run:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class Ranks:
+    """Processes that hold the trainer's tensors in exportable pools, as ZeRO-3 (partitioned) or ZeRO-2 would."""
+
+    def __init__(self, run: Run, tensors: Mapping[str, Tensor], world: int, stage: int) -> None:
+        self.run = run
+        self.file = run.folder / f"tensors-{run.next_seq()}"
+        self.names = list(tensors)
+        self.sizes = [tensor.numel() for tensor in tensors.values()]
+        self.write(tensors)
+        spec = {
+            "file": str(self.file),
+            "world": world,
+            "stage": stage,
+            "names": self.names,
+            "shapes": [list(tensor.shape) for tensor in tensors.values()],
+            "dtypes": [str(tensor.dtype).removeprefix("torch.") for tensor in tensors.values()],
+        }
+        self.processes = [
+            run.spawn([str(HERE / "rank_process.py")], TEST_RANK=json.dumps(spec | {"rank": rank}))
+            for rank in range(world)
+        ]
+        self.clients = [run.accept("rank", rank) for rank in range(world)]
+        self.manifests = [client.expect(m.Manifest)[0] for client in self.clients]
+        self.stage = stage
+
+    def write(self, tensors: Mapping[str, Tensor]) -> None:
+        import torch
+
+        with self.file.open("wb") as file:
+            for tensor in tensors.values():
+                file.write(tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+
+    def train(self, tensors: Mapping[str, Tensor]) -> None:
+        """New values at the same places."""
+        self.write(tensors)
+        for client in self.clients:
+            client.frames.send(m.Resume(seq=self.run.next_seq()))
+        for client in self.clients:
+            client.expect(m.Resumed)
+
+
+class Engine:
+    """One engine process and the steps of its part in a handoff."""
+
+    def __init__(
+        self,
+        run: Run,
+        model: str,
+        *,
+        tp: int,
+        dtype: str,
+        index: int = 0,
+        faults: str = "",
+        environment: Mapping[str, str] | None = None,
+        **more: Any,
+    ) -> None:
+        self.run = run
+        self.tp = tp
+        config = {
+            "kind": "small",
+            "index": index,
+            "model": model,
+            "tensor_parallel": tp,
+            "devices": [index * tp + rank for rank in range(tp)],
+            "dtype": dtype,
+            "max_model_length": 64,
+            "max_sequences": 16,
+        }
+        variables = {"BATON_ENGINE": json.dumps(config | more), **(environment or {})}
+        if faults:
+            variables["BATON_FAULTS"] = faults
+        self.process = run.spawn(["-m", "baton.engines"], **variables)
+        self.index = index
+        self.epoch = 0
+        self.requests = 0
+        self.client: Client
+        self.ranks: Ranks
+        self.workers: list[Client] = []
+        self.ready: m.Ready
+        self.plans: list[m.Planned] = []
+
+    def connect(self) -> Engine:
+        self.client = self.run.accept("engine", self.index)
+        self.ready, _ = self._while_starting()
+        return self
+
+    def _while_starting(self) -> tuple[m.Ready, list[int]]:
+        # The workers connect before the engine is ready, so their welcome cannot wait for it.
+        for rank in range(self.tp):
+            self.workers.append(self.run.accept("worker", rank, self.index))
+        return self.client.expect(m.Ready)
+
+    def wake(self, *tags: str) -> None:
+        self.client.frames.send(m.Wake(seq=self.run.next_seq(), tags=list(tags)))  # pyright: ignore
+        self.client.expect(m.Awake)
+
+    def sleep(self, level: int = 2) -> m.Asleep:
+        self.client.frames.send(m.Sleep(seq=self.run.next_seq(), level=level))
+        return self.client.expect(m.Asleep)[0]
+
+    def plan(self, ranks: Ranks) -> list[m.Planned]:
+        seq = self.run.next_seq()
+        for worker in self.workers:
+            for rank, manifest in enumerate(ranks.manifests):
+                last = rank == len(ranks.manifests) - 1
+                worker.frames.send(m.RankManifest(seq=seq, rank=rank, gpu=rank, last=last, manifest=manifest))
+        self.client.frames.send(m.Plan(seq=seq))
+        self.plans = [self._answer(worker, m.Planned) for worker in self.workers]
+        return self.plans
+
+    def sync(self, ranks: Ranks, *, compare: bool = False) -> Synced:
+        """Exports, forwards the descriptors, syncs, and judges the checksums."""
+        self.epoch += 1
+        wanted: dict[int, set[int]] = {}
+        for plan in self.plans:
+            for source in plan.sources:
+                wanted.setdefault(source.rank, set()).update(arrays.u64s(source.segments, "segments").tolist())
+        exported: dict[int, tuple[list[int], list[int]]] = {}
+        rank_sums: dict[int, np.ndarray] = {}
+        for rank, segments in wanted.items():
+            client = ranks.clients[rank]
+            numbers = sorted(segments)
+            client.frames.send(
+                m.ExportSegments(seq=self.run.next_seq(), segments=arrays.binary_u64(numbers), checksums=True)
+            )
+            answer, descriptors = client.expect(m.Exported)
+            exported[rank] = (numbers, descriptors)
+            rank_sums[rank] = arrays.u64s(answer.checksums, "checksums")
+        seq = self.run.next_seq()
+        for worker, plan in zip(self.workers, self.plans, strict=True):
+            for number, source in enumerate(plan.sources):
+                mine = arrays.u64s(source.segments, "segments").tolist()
+                numbers, descriptors = exported[source.rank]
+                worker.frames.send(
+                    m.Sources(
+                        seq=seq,
+                        epoch=self.epoch,
+                        rank=source.rank,
+                        segment_bytes=ranks.manifests[source.rank].segment_bytes,
+                        segments=arrays.binary_u64(mine),
+                        compare=compare,
+                        checksums=True,
+                        last=number == len(plan.sources) - 1,
+                    ),
+                    [descriptors[numbers.index(segment)] for segment in mine],
+                )
+        for _, descriptors in exported.values():
+            for descriptor in descriptors:
+                os.close(descriptor)
+        self.client.frames.send(m.Sync(seq=seq, epoch=self.epoch, compare=compare))
+        workers = [self._answer(worker, m.Synced) for worker in self.workers]
+        return Synced(workers, self._sums_agree(ranks, rank_sums, workers))
+
+    def _sums_agree(self, ranks: Ranks, rank_sums: dict[int, np.ndarray], workers: list[m.Synced]) -> bool:
+        sizes = np.array(ranks.sizes, dtype=np.uint64)
+        whole = sum(rank_sums.values()) if ranks.stage == 3 else next(iter(rank_sums.values()))
+        covered = sum(arrays.u64s(plan.covered_elements, "coveredElements") for plan in self.plans)
+        coverage = sum(arrays.u64s(plan.coverage, "coverage") for plan in self.plans)
+        times, rest = np.divmod(covered, sizes)
+        indices = np.array([index_sum(int(size)) for size in sizes], dtype=np.uint64)
+        held = sum(arrays.u64s(worker.checksums, "checksums") for worker in workers)
+        return bool(
+            np.all(rest == 0)
+            and np.all(times >= 1)
+            and np.array_equal(coverage, times * indices)
+            and np.array_equal(held, times * whole)
+        )
+
+    def generate(
+        self,
+        prompts: Sequence[Sequence[int]],
+        *,
+        samples: Sequence[int] | int = 1,
+        streams: Sequence[int] | None = None,
+        seconds: float = SECONDS,
+        **sampling: Any,
+    ) -> list[list[tuple[list[int], np.ndarray, str]]]:
+        """(tokens, logprobs, finish) by prompt and sample."""
+        counts = [samples] * len(prompts) if isinstance(samples, int) else list(samples)
+        self.ask(prompts, counts, streams, **sampling)
+        while True:
+            message, _ = self.client.frames.receive(seconds)
+            if isinstance(message, m.Failed):
+                raise EngineFailed(message.failure)
+            if isinstance(message, m.Generated):
+                break
+            assert isinstance(message, m.Progress), message
+        assert message.epoch == self.epoch
+        lengths = arrays.u32s(message.lengths, "lengths")
+        if not lengths.size:
+            return [[] for _ in prompts]
+        cuts = np.cumsum(lengths)[:-1]
+        tokens = np.split(arrays.u32s(message.tokens, "tokens"), cuts)
+        logprobs = np.split(arrays.f32s(message.logprobs, "logprobs"), cuts)
+        flat = [
+            ([int(t) for t in a], b, "length" if c else "stop")
+            for a, b, c in zip(tokens, logprobs, message.finish, strict=True)
+        ]
+        ends = np.cumsum(counts).tolist()
+        return [flat[begin:end] for begin, end in zip([0, *ends], ends, strict=False)]
+
+    def ask(
+        self, prompts: Sequence[Sequence[int]], samples: Sequence[int], streams: Sequence[int] | None, **sampling: Any
+    ) -> None:
+        self.requests += 1
+        defaults: dict[str, Any] = {"temperature": 1.0, "top_p": 1.0, "max_tokens": 8, "stop_token_ids": [], "seed": 1}
+        self.client.frames.send(
+            m.Generate(
+                request=self.requests,
+                epoch=self.epoch,
+                tokens=arrays.binary_u32([token for prompt in prompts for token in prompt]),
+                lengths=arrays.binary_u32([len(prompt) for prompt in prompts]),
+                sampling=m.Sampling(n=1, **(defaults | sampling)),
+                samples=arrays.binary_u32(list(samples)),
+                streams=arrays.binary_u32(list(streams if streams is not None else range(len(prompts)))),
+            )
+        )
+
+    def shutdown(self) -> int:
+        self.client.frames.send(m.Shutdown(failure=None))
+        return self.process.wait(10)
+
+    def worker_pids(self) -> list[int]:
+        return [worker.hello.pid for worker in self.workers]
+
+    def handoff(self, ranks: Ranks, *, compare: bool = False) -> Synced:
+        """From asleep to ready for requests."""
+        self.wake("weights")
+        if not self.plans:
+            self.plan(ranks)
+        synced = self.sync(ranks, compare=compare)
+        self.wake("kv_cache")
+        return synced
+
+    def _answer(self, worker: Client, kind: type[T]) -> T:
+        """A worker's frame, or the engine's failure when that comes instead."""
+        ends = time.monotonic() + SECONDS
+        while True:
+            try:
+                return worker.expect(kind, 0.2)[0]
+            except BatonError as error:
+                if error.code not in ("DEADLINE", "CONNECTION_LOST") or time.monotonic() > ends:
+                    raise
+                lost = error.code == "CONNECTION_LOST"
+            try:
+                self.client.expect(type(None), 2.0 if lost else 0.001)  # only a failure can come here
+            except BatonError as error:
+                if error.code != "DEADLINE" or lost:
+                    raise
+
+
+def index_sum(elements: int) -> int:
+    """The checksum over the indices 0 … elements-1 alone, from the definition."""
+    with np.errstate(over="ignore"):
+        z = (np.arange(elements, dtype=np.uint64) + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
+        z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        return int((z ^ (z >> np.uint64(31))).sum(dtype=np.uint64))
+
+
+def start_time(pid: int) -> str:
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+
+
+def alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def kill(pid: int) -> None:
+    os.kill(pid, signal.SIGKILL)

@@ -1,0 +1,61 @@
+/** `baton bench`: every subject with its peer and its limit, one after another, in one run. */
+import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { cpus, tmpdir } from "node:os";
+import { join } from "node:path";
+import { hasNvidiaDriver } from "../cli/gpus.js";
+import { packageRoot, packageVersion } from "../cli/package.js";
+import { findPython } from "../cli/python.js";
+import { makeStandin, type Standin } from "../controller/standin.js";
+import { libbatonPath, standinFolder } from "../native.js";
+import { benchBarrier } from "./barrier.js";
+import { benchGather } from "./gather.js";
+import { benchPool } from "./pool.js";
+import { type BenchRow, formatRows } from "./row.js";
+import { benchSampler } from "./sampler.js";
+
+const STANDIN_GPUS = 8;
+const STANDIN_BYTES = 2 ** 30;
+
+/** Prints the table; with `jsonFile` also writes the rows there. */
+export async function bench(jsonFile: string | null): Promise<void> {
+  const python = await findPython(["torch", "numpy", "msgspec", "pynvml"], process.env, packageRoot, process.cwd());
+  const folder = mkdtempSync(join(tmpdir(), "baton-bench-"));
+  let standin: Standin | null = null;
+  try {
+    standin = (await hasNvidiaDriver()) ? null : benchStandin();
+    const environment = { BATON_LIBRARY: libbatonPath(), ...standin?.environment };
+    const rows: BenchRow[] = [];
+    for (const [name, run] of [
+      ["phase barrier", () => benchBarrier(python.path, folder)],
+      ["gather and scatter", () => benchGather(python.path, folder)],
+      ["pool", () => benchPool(python.path, environment)],
+      ["sampler", () => benchSampler(python.path, standin?.nvmlPath, environment)],
+    ] as const) {
+      process.stderr.write(`measuring: ${name}\n`);
+      rows.push(...(await run()));
+    }
+    const machine = `${cpus().length} x ${cpus()[0]?.model ?? "unknown CPU"}`;
+    process.stdout.write(
+      `gpu-baton ${packageVersion()}, Node.js ${process.version}, Python ${python.version.join(".")}, ${machine}\n\n`,
+    );
+    process.stdout.write(formatRows(rows));
+    if (jsonFile !== null) writeFileSync(jsonFile, `${JSON.stringify(rows, null, 2)}\n`);
+  } finally {
+    standin?.remove();
+    rmSync(folder, { recursive: true, force: true });
+  }
+}
+
+function benchStandin(): Standin {
+  return makeStandin(
+    `bench-${process.pid}`,
+    {
+      folder: standinFolder(),
+      devices: STANDIN_GPUS,
+      bytesPerDevice: STANDIN_BYTES,
+      granularityBytes: 2 << 20,
+      faults: null,
+    },
+    process.env,
+  );
+}

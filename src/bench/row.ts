@@ -1,0 +1,70 @@
+/** What a benchmark prints: our figure between the peer's and the limit, all from one run. */
+
+export interface BenchRow {
+  readonly subject: string;
+  readonly metric: string;
+  readonly unit: string;
+  readonly ours: number;
+  /** What people use today, measured in the same run. null: there is none. */
+  readonly peer: number | null;
+  /** What this machine allows, or the most that the subject may take. null: not known. */
+  readonly limit: number | null;
+  /** peer / ours for times, ours / peer for rates: above 1, ours is better. */
+  readonly ratioToPeer: number | null;
+  /** The same against the limit: below 1, there is room. */
+  readonly ratioToLimit: number | null;
+  /** The figure comes from stand-in GPUs. */
+  readonly simulated: boolean;
+  /** What ours, peer and limit are, for the reader. */
+  readonly note: string;
+}
+
+export type Direction = "lower" | "higher";
+
+/** Computes the ratios. */
+export function benchRow(
+  row: Omit<BenchRow, "ratioToPeer" | "ratioToLimit"> & { readonly better: Direction },
+): BenchRow {
+  const { better, ...rest } = row;
+  const ratio = (other: number | null): number | null => {
+    if (other === null || other <= 0 || row.ours <= 0) return null;
+    return better === "lower" ? other / row.ours : row.ours / other;
+  };
+  return { ...rest, ratioToPeer: ratio(row.peer), ratioToLimit: ratio(row.limit) };
+}
+
+/** Value at a share of the sorted values (nearest rank). */
+export function percentile(values: readonly number[], share: number): number {
+  if (values.length === 0) throw new RangeError("no values");
+  const sorted = [...values].sort((a, b) => a - b);
+  return sorted[Math.min(sorted.length - 1, Math.ceil(share * sorted.length) - 1)] as number;
+}
+
+const number = (value: number | null, unit = ""): string =>
+  value === null ? "-" : `${Number(value.toPrecision(3))}${unit === "" ? "" : ` ${unit}`}`;
+
+/** A table for people. */
+export function formatRows(rows: readonly BenchRow[]): string {
+  const cells = rows.map((row) => [
+    row.subject,
+    row.metric,
+    number(row.ours, row.unit),
+    number(row.peer, row.unit),
+    row.ratioToPeer === null ? "-" : `${number(row.ratioToPeer)}x`,
+    number(row.limit, row.unit),
+    number(row.ratioToLimit),
+    row.simulated ? "simulated" : "",
+  ]);
+  const table = [["subject", "metric", "ours", "peer", "to peer", "limit", "to limit", ""], ...cells];
+  const widths = (table[0] as string[]).map((_, column) =>
+    Math.max(...table.map((line) => (line[column] as string).length)),
+  );
+  const lines = table.map((line) =>
+    line
+      .map((cell, column) => cell.padEnd(widths[column] as number))
+      .join("  ")
+      .trimEnd(),
+  );
+  const notes = [...new Set(rows.map((row) => `${row.subject}: ${row.note}`))];
+  return `${lines.join("\n")}\n\n${notes.join("\n")}\n`;
+}

@@ -1,0 +1,159 @@
+/** Which Python runs the engines (and the demo): one that has the packages that Baton needs. */
+import { execFile } from "node:child_process";
+import { accessSync, constants, readFileSync, realpathSync, statSync } from "node:fs";
+import { delimiter, isAbsolute, join } from "node:path";
+import { promisify } from "node:util";
+import { BatonError } from "../errors.js";
+
+const run = promisify(execFile);
+const PROBE_MS = 60_000;
+export const LOWEST_PYTHON = [3, 10] as const;
+
+/** What a Python interpreter is and which packages it lacks. */
+export interface PythonProbe {
+  readonly path: string;
+  readonly version: readonly [number, number];
+  /** sys.prefix: the folder of the (virtual) environment. */
+  readonly prefix: string;
+  /** Versions of the packages that are there, by import name. */
+  readonly versions: Readonly<Record<string, string>>;
+  /** Import names that cannot be found. */
+  readonly missing: readonly string[];
+}
+
+/** Import names by what they are for. Finding is not importing: torch alone would take seconds. */
+export const ENGINE_PACKAGES = ["torch", "numpy", "msgspec"] as const;
+export const DEMO_PACKAGES = [...ENGINE_PACKAGES, "deepspeed", "transformers", "accelerate"] as const;
+
+const PROBE = `
+import importlib.metadata, importlib.util, json, sys
+def found(name):
+    try:
+        return importlib.util.find_spec(name) is not None
+    except (ImportError, ValueError):
+        return False
+def version(name):
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return "unknown"
+there = [name for name in sys.argv[1:] if found(name)]
+print(json.dumps({
+    "version": list(sys.version_info[:2]),
+    "prefix": sys.prefix,
+    "versions": {name: version(name) for name in there},
+    "missing": [name for name in sys.argv[1:] if name not in there],
+}))
+`;
+
+/** Asks an interpreter; null when it cannot be run. */
+export async function probePython(path: string, packages: readonly string[]): Promise<PythonProbe | null> {
+  try {
+    const { stdout } = await run(path, ["-c", PROBE, ...packages], { timeout: PROBE_MS });
+    return { path, ...(JSON.parse(stdout) as Omit<PythonProbe, "path">) };
+  } catch {
+    return null;
+  }
+}
+
+/** Interpreters in the order in which they are asked, each once, by their own path (a venv's is a link). */
+export function pythonCandidates(environment: NodeJS.ProcessEnv, packageRoot: string, folder: string): string[] {
+  const named = environment.BATON_PYTHON;
+  if (named !== undefined && named !== "") {
+    return [isAbsolute(named) || named.includes("/") ? named : (findOnPath(named, environment) ?? named)];
+  }
+  const candidates = [
+    environment.VIRTUAL_ENV ? join(environment.VIRTUAL_ENV, "bin/python") : null,
+    join(folder, ".venv/bin/python"),
+    join(packageRoot, ".venv/bin/python"),
+    findOnPath("python3", environment),
+    findOnPath("python", environment),
+  ];
+  return [...new Set(candidates.filter((path): path is string => path !== null && isProgram(path)))];
+}
+
+/**
+ * The first Python with all the packages.
+ *
+ * @throws BatonError PYTHON_MISSING when there is none at all, PYTHON_PACKAGE_MISSING naming the packages otherwise
+ */
+export async function findPython(
+  packages: readonly string[],
+  environment: NodeJS.ProcessEnv,
+  packageRoot: string,
+  folder: string,
+): Promise<PythonProbe> {
+  const probes: PythonProbe[] = [];
+  for (const path of pythonCandidates(environment, packageRoot, folder)) {
+    const probe = await probePython(path, packages);
+    if (probe === null) continue;
+    if (probe.missing.length === 0 && isNewEnough(probe)) return probe;
+    probes.push(probe);
+  }
+  throw noPython(probes, packages);
+}
+
+export function isNewEnough({ version: [major, minor] }: Pick<PythonProbe, "version">): boolean {
+  const [lowestMajor, lowestMinor] = LOWEST_PYTHON;
+  return major > lowestMajor || (major === lowestMajor && minor >= lowestMinor);
+}
+
+function noPython(probes: readonly PythonProbe[], packages: readonly string[]): BatonError {
+  const action = "Run `baton setup`, or name a Python that has them in BATON_PYTHON.";
+  if (probes.length === 0) {
+    return new BatonError({
+      code: "PYTHON_MISSING",
+      message: "No Python was found.",
+      expected: `Python ${LOWEST_PYTHON.join(".")} or newer (BATON_PYTHON, VIRTUAL_ENV, .venv, or python3 on PATH)`,
+      found: "none that runs",
+      action: "Install Python, then run `baton setup`.",
+    });
+  }
+  const nearest = probes.reduce((a, b) => (b.missing.length < a.missing.length ? b : a));
+  return new BatonError({
+    code: "PYTHON_PACKAGE_MISSING",
+    message:
+      nearest.missing.length === 0
+        ? `${nearest.path} is Python ${nearest.version.join(".")}, which is too old.`
+        : `${nearest.path} lacks ${nearest.missing.join(", ")}.`,
+    expected: `Python ${LOWEST_PYTHON.join(".")} or newer with ${packages.join(", ")}`,
+    found: probes
+      .map(({ path, version, missing }) => `${path} (${version.join(".")}) without ${missing.join(", ") || "nothing"}`)
+      .join("; "),
+    action,
+  });
+}
+
+/** The program that a command would run, or null when there is none of that name. */
+export function findOnPath(name: string, environment: NodeJS.ProcessEnv): string | null {
+  if (name.includes("/")) return isProgram(name) ? name : null;
+  for (const folder of (environment.PATH ?? "").split(delimiter)) {
+    if (folder !== "" && isProgram(join(folder, name))) return join(folder, name);
+  }
+  return null;
+}
+
+/** The interpreter that a command will run under: itself, or the one in the first line of a script; null: not Python. */
+export function interpreterOf(command: string, environment: NodeJS.ProcessEnv): string | null {
+  const path = findOnPath(command, environment);
+  if (path === null) return null;
+  if (/^python[\d.]*$/.test(path.split("/").at(-1) ?? "")) return path;
+  try {
+    const head = readFileSync(realpathSync(path)).subarray(0, 512).toString("utf8");
+    // Long paths are written by pip and uv as a shell script that replaces itself: '''exec' '/path/python' "$0" "$@"
+    const found = /^#!\s*(\S*python[\d.]*)\s*$/m.exec(head) ?? /^'''exec' '?([^'\s]*python[\d.]*)'?/m.exec(head);
+    const interpreter = found?.[1];
+    return interpreter !== undefined && isProgram(interpreter) ? interpreter : null;
+  } catch {
+    return null;
+  }
+}
+
+function isProgram(path: string): boolean {
+  try {
+    accessSync(path, constants.X_OK);
+    return statSync(path).isFile();
+  } catch {
+    return false;
+  }
+}

@@ -1,0 +1,143 @@
+/** `baton run [RECIPE.yaml] [options] -- COMMAND...` */
+import { dirname, join, resolve } from "node:path";
+import { type Command, InvalidArgumentError } from "commander";
+import { BatonError } from "../errors.js";
+import { loadRecipe, type Override, parseOverride, type RecipeInput, recipeFrom } from "../recipe/index.js";
+import { execute } from "./execute.js";
+import { setOption } from "./options.js";
+import { packageRoot } from "./package.js";
+import { ENGINE_PACKAGES, findOnPath, findPython, interpreterOf, probePython } from "./python.js";
+
+interface RunOptions {
+  readonly engines?: string;
+  readonly tp?: string;
+  readonly model?: string;
+  readonly gpus?: string;
+  readonly ranks?: string;
+  readonly simulated?: string;
+  readonly out?: string;
+  readonly log?: boolean;
+  readonly set: readonly string[];
+}
+
+/** What each rank imports; its training framework is its own business. */
+const RANK_PACKAGES = ["torch", "numpy", "msgspec"];
+
+/** Options of the command line, and the keys of the recipe that they set. */
+const RECIPE_KEYS: readonly (readonly [keyof RunOptions, string, string])[] = [
+  ["engines", "--engines", "engine.engines"],
+  ["tp", "--tp", "engine.tensorParallel"],
+  ["gpus", "--gpus", "gpus.count"],
+  ["ranks", "--ranks", "ranks"],
+  ["simulated", "--simulated", "gpus.simulated.memoryBytes"],
+  ["out", "--out", "out"],
+];
+
+export function addRun(program: Command): void {
+  program
+    .command("run")
+    .usage("[RECIPE.yaml] [options] -- COMMAND...")
+    .description("start the engines and COMMAND (any launcher), and hand the GPUs back and forth between them")
+    .argument("[words...]", "the recipe, then -- and the command")
+    .passThroughOptions(false)
+    .option("--engines <n>", "engines on this node")
+    .option("--tp <n>", "tensor parallelism of each engine")
+    .option("--model <folder>", "folder with the model's config.json")
+    .option("--gpus <n>", "GPUs of this node to use")
+    .option("--ranks <n>", "ranks that the command starts on this node")
+    .option("--simulated <bytes>", "use stand-in GPUs with so much memory each")
+    .option("--out <dir>", "folder for events.jsonl, trace.json, summary.json")
+    .option("--log", "write the output of the command to DIR/logs/launcher.log, not to the terminal")
+    .addOption(setOption())
+    .action(async (words: string[], options: RunOptions) => {
+      process.exitCode = await run(words, options);
+    });
+}
+
+async function run(words: readonly string[], options: RunOptions): Promise<number> {
+  const { recipePath, command } = splitWords(words, process.argv);
+  const overrides: Override[] = [
+    ...RECIPE_KEYS.flatMap(([option, flag, key]) => {
+      const value = options[option];
+      return value === undefined ? [] : [{ ...parseOverride(`${key}=${value}`), source: `${flag} ${value}` }];
+    }),
+    // A path on the command line is meant from where the user is, one in the recipe from where the recipe is.
+    ...(options.model === undefined
+      ? []
+      : [{ path: ["engine", "model"], value: resolve(options.model), source: `--model ${options.model}` }]),
+    ...options.set.map(parseOverride),
+  ];
+  const recipe =
+    recipePath === null
+      ? recipeFrom({} as RecipeInput, process.cwd(), overrides)
+      : loadRecipe(resolve(recipePath), overrides);
+  const python = await enginePython(command);
+  return execute({
+    recipe,
+    command,
+    out: resolve(recipe.out),
+    python,
+    logCommand: options.log === true,
+  });
+}
+
+/** What stands before `--` and after it. Commander drops the `--` itself, so the arguments are looked at again. */
+export function splitWords(
+  words: readonly string[],
+  argv: readonly string[],
+): { recipePath: string | null; command: string[] } {
+  const dashes = argv.indexOf("--");
+  const command = dashes === -1 ? [] : argv.slice(dashes + 1);
+  const before = words.slice(0, words.length - command.length);
+  if (before.length > 1) {
+    throw new InvalidArgumentError(`one recipe is expected before --, found ${before.join(" ")}`);
+  }
+  if (command.length === 0) {
+    throw new BatonError({
+      code: "COMMAND_MISSING",
+      message: "There is no command to run.",
+      expected: "baton run [RECIPE.yaml] [options] -- COMMAND...",
+      found: dashes === -1 ? "no --" : "nothing after --",
+      action: "Put the launcher and your script after --, for example: -- accelerate launch train.py",
+    });
+  }
+  return { recipePath: before[0] ?? null, command };
+}
+
+/**
+ * The interpreter for the engines: that of the command where it has what engines need, else the usual search.
+ *
+ * @throws BatonError COMMAND_NOT_FOUND, PYTHON_MISSING, PYTHON_PACKAGE_MISSING
+ */
+async function enginePython(command: readonly string[]): Promise<string> {
+  const [program = ""] = command;
+  const interpreter = interpreterOf(program, process.env);
+  if (interpreter !== null) {
+    const probe = await probePython(interpreter, [...new Set([...ENGINE_PACKAGES, ...RANK_PACKAGES])]);
+    if (probe !== null && probe.missing.length > 0) {
+      throw new BatonError({
+        code: "PYTHON_PACKAGE_MISSING",
+        message: `${interpreter}, which runs the command, lacks ${probe.missing.join(", ")}.`,
+        expected: RANK_PACKAGES.join(", "),
+        found: `Python ${probe.version.join(".")} without ${probe.missing.join(", ")}`,
+        action: "Run `baton setup` and start the command with that Python, or install the packages there.",
+      });
+    }
+    if (probe !== null && !process.env.BATON_PYTHON) return interpreter;
+  }
+  const found = await findPython(ENGINE_PACKAGES, process.env, packageRoot, process.cwd());
+  if (interpreter === null && findOnPath(program, process.env) === null) {
+    // The programs of the engines' Python are put on PATH for the command too.
+    const beside = join(dirname(found.path), program);
+    if (program.includes("/") || findOnPath(beside, process.env) === null) {
+      throw new BatonError({
+        code: "COMMAND_NOT_FOUND",
+        message: `There is no program ${program}.`,
+        expected: `${program} on PATH or beside ${found.path}`,
+        found: "neither",
+        action: "Check the words after --; `baton setup` installs accelerate and torchrun.",
+      });
+    }
+  }
+  return found.path;
+}

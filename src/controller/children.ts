@@ -1,0 +1,110 @@
+/**
+ * Engines and the command as child processes. Each runs under baton-guard, which ends everything below it when the
+ * controller is gone, and in a session of its own, so that a terminal's Ctrl-C reaches only the controller.
+ */
+import { type ChildProcess, spawn } from "node:child_process";
+import { closeSync, openSync, readSync, statSync } from "node:fs";
+import { BatonError } from "../errors.js";
+import type { ProcessExit } from "../phases/events.js";
+
+export interface ChildOptions {
+  /** For reports: "launcher", "engine 0". */
+  readonly name: string;
+  readonly command: readonly string[];
+  readonly environment: NodeJS.ProcessEnv;
+  readonly guardPath: string;
+  readonly controller: { readonly pid: number; readonly startTime: bigint };
+  /** How long the controller may be stopped (SIGSTOP) before the guard ends the child. */
+  readonly stoppedDeadlineMs: number;
+  /** Where its output goes; null: to the controller's own standard output and error. */
+  readonly logPath: string | null;
+}
+
+/** A guard with its command below it. */
+export interface Child {
+  readonly name: string;
+  /** Process id of the guard. */
+  readonly pid: number;
+  readonly logPath: string | null;
+  /** null while it runs. */
+  readonly exit: ProcessExit | null;
+  /** Resolves once, when the guard has ended. */
+  readonly ended: Promise<ProcessExit>;
+  /** false when it is gone already. */
+  signal(signal: NodeJS.Signals): boolean;
+}
+
+/**
+ * Starts a child.
+ *
+ * @throws BatonError CHILD_NOT_STARTED when the guard cannot be run
+ */
+export async function startChild(options: ChildOptions): Promise<Child> {
+  const log = options.logPath === null ? null : openSync(options.logPath, "a", 0o644);
+  const output = log ?? "inherit";
+  const guard = ["--parent", String(options.controller.pid), "--parent-start", String(options.controller.startTime)];
+  const child = spawn(
+    options.guardPath,
+    [...guard, "--stopped-deadline-ms", String(options.stoppedDeadlineMs), "--", ...options.command],
+    { env: options.environment, stdio: ["ignore", output, output], detached: true },
+  );
+  if (log !== null) closeSync(log);
+  // Listened for from the start: a child may have ended before `spawn` is announced.
+  const watched = watch(options, child);
+  try {
+    await new Promise<void>((resolve, reject) => {
+      child.once("spawn", resolve);
+      child.once("error", reject);
+    });
+  } catch (error) {
+    throw new BatonError(
+      {
+        code: "CHILD_NOT_STARTED",
+        message: `The ${options.name} could not be started: ${(error as Error).message}`,
+        expected: `a program at ${options.guardPath}`,
+        found: (error as NodeJS.ErrnoException).code ?? "",
+        action: "Run `npm run build` (in a checkout) or install gpu-baton again.",
+      },
+      { cause: error },
+    );
+  }
+  return watched;
+}
+
+function watch(options: ChildOptions, child: ChildProcess): Child {
+  let exit: ProcessExit | null = null;
+  const ended = new Promise<ProcessExit>((resolve) => {
+    child.once("exit", (code, signal) => {
+      exit = { code, signal };
+      resolve(exit);
+    });
+  });
+  return {
+    name: options.name,
+    get pid() {
+      return child.pid ?? -1;
+    },
+    logPath: options.logPath,
+    get exit() {
+      return exit;
+    },
+    ended,
+    signal: (signal) => exit === null && child.kill(signal),
+  };
+}
+
+/** The last lines of a log, for an error. Empty when there is none. */
+export function lastLines(path: string | null, lines: number): string[] {
+  if (path === null) return [];
+  const bytes = statSync(path, { throwIfNoEntry: false })?.size ?? 0;
+  if (bytes === 0) return [];
+  const wanted = Math.min(bytes, 64 * 1024);
+  const buffer = Buffer.alloc(wanted);
+  const file = openSync(path, "r");
+  try {
+    const read = readSync(file, buffer, 0, wanted, bytes - wanted);
+    return buffer.toString("utf8", 0, read).trimEnd().split("\n").slice(-lines);
+  } finally {
+    closeSync(file);
+  }
+}

@@ -1,0 +1,75 @@
+/** Adds to a failure what only the shell can see: who is stopped, who holds the memory that is missing. */
+import { setTimeout as sleep } from "node:timers/promises";
+import type { Ledger } from "../memory/index.js";
+import { type Nvml, processInfo } from "../native.js";
+import type { Failure } from "../protocol/messages.js";
+import type { Child } from "./children.js";
+import type { EndCommand } from "./node.js";
+import { stoppedFailure, type Watched } from "./patience.js";
+
+export interface Surroundings {
+  readonly nvml: Pick<Nvml, "memory" | "processes">;
+  /** Of this moment. */
+  readonly ledger: Pick<Ledger, "whoHolds" | "measured">;
+  /** Name of a process of the run; null for others. */
+  readonly nameOf: (pid: number) => string | null;
+  /** Processes of the run that are stopped now. */
+  readonly stopped: readonly Watched[];
+  /** Whether this process itself may have been stopped, so that its guards ended the run; in ms. */
+  readonly pausedMs: number;
+  readonly stoppedDeadlineMs: number;
+  readonly children: readonly Pick<Child, "ended">[];
+}
+
+/** As in native/guard: the exit code of a guard that ended its command because the controller was stopped. */
+const GUARD_SAW_A_STOP = 124;
+const GUARDS_MS = 500;
+
+/** The failure that the user reads; null when the run ended in order. */
+export async function explain(end: EndCommand, surroundings: Surroundings): Promise<Failure | null> {
+  const { failure } = end;
+  if (failure === null) return null;
+  if (surroundings.pausedMs > surroundings.stoppedDeadlineMs && (await guardsSawAStop(surroundings.children))) {
+    return controllerStopped(surroundings);
+  }
+  if (surroundings.stopped.length > 0 && failure.code === "DEADLINE") {
+    return stoppedFailure(surroundings.stopped, `${failure.expected}; but ${failure.message}`);
+  }
+  if (end.gpus.length === 0) return failure;
+  const holders = await Promise.all(end.gpus.map((gpu) => holdersOf(gpu, surroundings)));
+  return { ...failure, found: [failure.found, ...holders].filter((text) => text !== "").join("; ") };
+}
+
+/** Whether a guard says so, as soon as one does; those that end soon are waited for. */
+async function guardsSawAStop(children: Surroundings["children"]): Promise<boolean> {
+  const exits = children.map(async ({ ended }) => {
+    if ((await ended).code !== GUARD_SAW_A_STOP) throw new Error("ended otherwise");
+    return true;
+  });
+  return Promise.race([Promise.any(exits).catch(() => false), sleep(GUARDS_MS, false)]);
+}
+
+function controllerStopped({ pausedMs, stoppedDeadlineMs }: Surroundings): Failure {
+  return {
+    code: "CONTROLLER_STOPPED",
+    message: "the controller itself was stopped for so long that its guards ended the run",
+    expected: `a controller that is stopped for at most ${stoppedDeadlineMs} ms`,
+    found: `it did not run for ${Math.round(pausedMs)} ms: SIGSTOP, Ctrl-Z or a debugger`,
+    action: "Do not stop the controller; end a run with Ctrl-C.",
+  };
+}
+
+async function holdersOf(gpu: number, { ledger, nvml, nameOf }: Surroundings): Promise<string> {
+  try {
+    const { usedBytes, totalBytes } = nvml.memory(gpu);
+    ledger.measured(gpu, totalBytes, usedBytes);
+    const processes = (await nvml.processes(gpu)).map(({ pid, usedBytes: held }) => ({
+      name: nameOf(pid) ?? processInfo(pid)?.command ?? "a process of another container",
+      pid,
+      usedBytes: held,
+    }));
+    return ledger.whoHolds(gpu, processes);
+  } catch {
+    return `GPU ${gpu}: its memory cannot be read`;
+  }
+}

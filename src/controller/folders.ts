@@ -1,0 +1,79 @@
+/** The folders of a run: DIR, which belongs to one run at a time, and the private one of its socket. */
+import { mkdirSync, mkdtempSync, rmSync, statSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { BatonError } from "../errors.js";
+import { checkSocketPath } from "../recipe/index.js";
+import { type Lock, LockHeld, takeLock } from "./lock.js";
+
+const LOCK = ".baton.lock";
+
+/** DIR of a run, locked until `release`. */
+export interface RunFolder {
+  readonly path: string;
+  /** Path of a file in it. */
+  file(name: string): string;
+  /** Gives the lock back; what was written stays. */
+  release(): void;
+}
+
+/**
+ * Takes DIR for this process, and makes it if need be. A lock of a process that is gone is taken over.
+ *
+ * @throws BatonError RUN_FOLDER_IN_USE when a run that is alive has it, RUN_FOLDER_UNUSABLE when it cannot be written
+ */
+export function takeRunFolder(path: string): RunFolder {
+  let lock: Lock;
+  try {
+    mkdirSync(join(path, "logs"), { recursive: true });
+    lock = takeLock(join(path, LOCK));
+  } catch (error) {
+    if (error instanceof LockHeld) {
+      throw new BatonError({
+        code: "RUN_FOLDER_IN_USE",
+        message: `Another run is writing to ${path}.`,
+        expected: "a folder that no running baton uses",
+        found: `process ${error.pid} holds ${LOCK} in it`,
+        action: "Name another folder with --out, or end that run first.",
+      });
+    }
+    throw new BatonError(
+      {
+        code: "RUN_FOLDER_UNUSABLE",
+        message: `The folder ${path} cannot be used.`,
+        expected: "a folder that can be made and written",
+        found: (error as Error).message,
+        action: "Name another folder with --out.",
+      },
+      { cause: error },
+    );
+  }
+  return { path, file: (name) => join(path, name), release: () => lock.release() };
+}
+
+/** A folder that only this user can enter, with the path of the socket in it. */
+export interface SocketFolder {
+  readonly socketPath: string;
+  remove(): void;
+}
+
+/**
+ * Makes a 0700 folder for the socket: in $XDG_RUNTIME_DIR where there is one, else in the folder for temporary files.
+ *
+ * @throws BatonError SOCKET_PATH_TOO_LONG when the path does not fit into a socket address
+ */
+export function makeSocketFolder(environment: NodeJS.ProcessEnv = process.env): SocketFolder {
+  const runtime = environment.XDG_RUNTIME_DIR;
+  const parent = runtime !== undefined && isFolder(runtime) ? runtime : (environment.TMPDIR ?? tmpdir());
+  const failure = checkSocketPath(join(parent, "baton-XXXXXX", "socket"));
+  if (failure !== null) throw new BatonError(failure);
+  const folder = mkdtempSync(join(parent, "baton-"));
+  return {
+    socketPath: join(folder, "socket"),
+    remove: () => rmSync(folder, { recursive: true, force: true }),
+  };
+}
+
+function isFolder(path: string): boolean {
+  return statSync(path, { throwIfNoEntry: false })?.isDirectory() === true;
+}

@@ -1,0 +1,41 @@
+/** Whether the GPUs are large enough, once engines and ranks have said what they need. */
+import type { Nvml } from "../native.js";
+import { engineOnGpu, type PhaseConfig } from "../phases/index.js";
+import { u32s, u64s } from "../protocol/arrays.js";
+import type { Failure, Manifest } from "../protocol/messages.js";
+import { checkGpuSize } from "../recipe/index.js";
+
+const BYTES = { float32: 4, bfloat16: 2, float16: 2 } as const;
+
+/** The first GPU that is too small, or null. Rank r is on GPU r. */
+export function checkGpus(
+  config: PhaseConfig,
+  ranks: readonly { readonly rank: number; readonly manifest: Manifest }[],
+  engines: ReadonlyMap<number, { readonly weightBytes: number; readonly cacheBytes: number }>,
+  nvml: Pick<Nvml, "memory">,
+): Failure | null {
+  for (const { rank, manifest } of ranks) {
+    const engine = engineOnGpu(config, rank);
+    const bytes = engine === null ? undefined : engines.get(engine);
+    const failure = checkGpuSize({
+      gpu: rank,
+      totalBytes: nvml.memory(rank).totalBytes,
+      weightBytes: bytes?.weightBytes ?? 0,
+      cacheBytes: bytes?.cacheBytes ?? 0,
+      stateBytes: manifest.stateBytes,
+      parameterBytes: pieceBytes(manifest),
+    });
+    if (failure !== null) return failure;
+  }
+  return null;
+}
+
+/** Bytes of the policy's weights that a rank holds itself. */
+function pieceBytes(manifest: Manifest): number {
+  const tensors = u32s(manifest.pieceTensor, "manifest.pieceTensor");
+  const elements = u64s(manifest.pieceElements, "manifest.pieceElements");
+  return tensors.reduce((sum, tensor, piece) => {
+    const dtype = manifest.dtypes[tensor] as keyof typeof BYTES | undefined;
+    return sum + Number(elements[piece] ?? 0n) * BYTES[dtype ?? manifest.dtype];
+  }, 0);
+}

@@ -1,0 +1,106 @@
+/** The errors of the state machine, in the words that the user reads. */
+import type { Failure } from "../protocol/messages.js";
+import { type Client, clientName } from "./clients.js";
+import type { ProcessExit } from "./events.js";
+import type { Wait } from "./waits.js";
+
+/** Ends the transition it is thrown in, and the run. Never leaves `transition`. */
+export class Trouble extends Error {
+  constructor(
+    readonly failure: Failure,
+    /** GPUs whose holders belong into the error. */
+    readonly gpus: readonly number[] = [],
+  ) {
+    super(failure.message);
+  }
+}
+
+/** "rank 1, rank 3 and engine 0"; `nobody` when there is none. */
+export function clientList(clients: readonly Client[], nobody: string): string {
+  const names = clients.map(clientName);
+  if (names.length <= 1) return names[0] ?? nobody;
+  const shown = names.length > 10 ? [...names.slice(0, 9), `${names.length - 9} others`] : names;
+  return `${shown.slice(0, -1).join(", ")} and ${shown.at(-1)}`;
+}
+
+export function describeExit(exit: ProcessExit): string {
+  if (exit.signal !== null) return `killed by ${exit.signal}`;
+  return exit.code === null ? "gone, how is not known" : `exited with code ${exit.code}`;
+}
+
+export function unexpected(client: Client, message: string, expected: string, found: string): Failure {
+  return {
+    code: "UNEXPECTED_MESSAGE",
+    message: `${clientName(client)} sent \`${message}\` out of order`,
+    expected,
+    found,
+    action: "Use the same version of Baton in every process; if it is the same, this is a bug worth reporting.",
+  };
+}
+
+export function died(client: Client, exit: ProcessExit, phase: string): Failure {
+  return {
+    code: `${client.role.toUpperCase()}_DIED`,
+    message: `${clientName(client)} died in phase ${phase}`,
+    expected: "a process that lives until the run is over",
+    found: describeExit(exit),
+    action:
+      exit.signal === "SIGKILL"
+        ? "Look for the out-of-memory killer in the kernel log; otherwise somebody killed it."
+        : "Read the output of this process.",
+  };
+}
+
+export function connectionLost(client: Client): Failure {
+  return {
+    code: "CONNECTION_LOST",
+    message: `${clientName(client)} closed its connection, but its process is alive`,
+    expected: "a connection until the run is over",
+    found: "end of stream",
+    action: "Read the output of this process; an exception may have ended its Baton session.",
+  };
+}
+
+export function deadlinePassed(wait: Wait): Failure {
+  const who = clientList(wait.clients, wait.key === "start" ? "any rank of the command" : "the command");
+  const doing = `Look at what ${who} ${wait.clients.length > 1 ? "are" : "is"} doing`;
+  return {
+    code: "DEADLINE",
+    message: `${who} did not ${wait.what} within ${wait.ms} ms`,
+    expected: `an answer within ${wait.ms} ms${wait.setting ? ` (deadlines.${wait.setting})` : ""}`,
+    found: `nothing from ${who}`,
+    action: wait.setting
+      ? `${doing} (stopped, or waiting for another process?), or raise deadlines.${wait.setting}.`
+      : `${doing}.`,
+  };
+}
+
+export function ranksDisagree(message: string, expected: string, found: string): Failure {
+  return {
+    code: "RANKS_DISAGREE",
+    message,
+    expected,
+    found,
+    action: "Every rank must take the same path through the script: the same steps, rollouts and calls of generate.",
+  };
+}
+
+export function staleEpoch(message: string, expected: number, found: number): Failure {
+  return {
+    code: "STALE_EPOCH",
+    message,
+    expected: `epoch ${expected}`,
+    found: `epoch ${found}`,
+    action: "The weights in use are not those of the last optimizer step; the run's events show which sync was missed.",
+  };
+}
+
+export function topologyMismatch(client: Client, expected: string, found: string): Failure {
+  return {
+    code: "TOPOLOGY_MISMATCH",
+    message: `${clientName(client)} has another idea of the node than the recipe`,
+    expected,
+    found,
+    action: "Make the command's number of processes and the recipe's engines and GPUs agree.",
+  };
+}

@@ -1,0 +1,14 @@
+/** Recipes: what a run is to be. */
+export {
+  checkGpuSize,
+  checkHeads,
+  checkRecipeAndModel,
+  checkSocketPath,
+  type GpuNeed,
+  MAX_SOCKET_PATH_BYTES,
+  type ModelConfig,
+  readModelConfig,
+} from "./checks.js";
+export { loadRecipe, type Override, parseOverride, parseRecipe, type RecipeSource, recipeFrom } from "./load.js";
+export { phaseConfig } from "./phases.js";
+export { type LogprobBounds, logprobBounds, type Recipe, type RecipeInput, recipeSchema } from "./schema.js";

@@ -1,0 +1,164 @@
+/** What a recipe says, key by key. The descriptions are the reference documentation. */
+import { z } from "zod";
+
+const UNITS: Readonly<Record<string, number>> = {
+  B: 1,
+  KiB: 2 ** 10,
+  MiB: 2 ** 20,
+  GiB: 2 ** 30,
+  TiB: 2 ** 40,
+  KB: 1e3,
+  MB: 1e6,
+  GB: 1e9,
+  TB: 1e12,
+};
+
+/** A whole number of bytes, or one with a unit: `24GiB`, `512 MiB`. */
+const bytes = z
+  .union([z.int().min(0), z.string()], { error: "expected a number of bytes, or one with a unit such as 24GiB" })
+  .transform((value, context) => {
+    if (typeof value === "number") return value;
+    const match = /^(\d+(?:\.\d+)?)\s*([A-Za-z]+)$/.exec(value.trim());
+    const unit = UNITS[match?.[2] ?? ""];
+    const total = unit === undefined ? Number.NaN : Number(match?.[1]) * unit;
+    if (Number.isSafeInteger(total)) return total;
+    context.addIssue({
+      code: "custom",
+      message: `expected whole bytes, with a unit of ${Object.keys(UNITS).join(", ")}`,
+    });
+    return z.NEVER;
+  });
+
+const count = z.int().min(1);
+
+/** A wait of at least a moment and at most a week: setTimeout fires at once above 2^31 - 1 ms. */
+const deadline = (defaultMs: number, text: string) => z.int().min(1).max(604_800_000).default(defaultMs).describe(text);
+
+const engine = z.strictObject({
+  kind: z
+    .enum(["small", "vllm"])
+    .default("small")
+    .describe("The engine: `small` is Baton's own, for small models and for machines without a GPU."),
+  model: z
+    .string()
+    .min(1)
+    .describe(
+      "Folder with the model's config.json (Hugging Face layout), relative to the recipe. Its weights are not read.",
+    ),
+  engines: count.default(1).describe("Engines on this node. Each generates for an equal share of the ranks."),
+  tensorParallel: count
+    .default(1)
+    .describe("Workers of each engine, one GPU each: engine e has GPUs e*TP … e*TP+TP-1."),
+  dtype: z
+    .enum(["float32", "bfloat16", "float16"])
+    .default("bfloat16")
+    .describe("Type of the engine's weights; the policy's parameters must have it too."),
+  maxModelLength: count.default(2048).describe("Longest prompt plus completion, in tokens."),
+  maxSequences: count.default(256).describe("Sequences that an engine generates at once."),
+  cacheBytes: z
+    .union([bytes, z.null()], { error: "expected a number of bytes, or one with a unit such as 24GiB, or null" })
+    .default(null)
+    .describe("KV cache on each GPU; null: what `maxSequences` sequences of full length need."),
+  options: z.record(z.string(), z.unknown()).default({}).describe("Options of the engine itself, handed on unchanged."),
+});
+
+const simulated = z.strictObject({
+  memoryBytes: bytes.describe("Memory of each stand-in GPU."),
+  granularityBytes: bytes.default(2 * 2 ** 20).describe("Allocation granularity of the stand-in GPUs, a power of two."),
+});
+
+const gpus = z.strictObject({
+  count: count.describe("GPUs of the node to use, from GPU 0. Local rank l computes on GPU l."),
+  simulated: z
+    .union([simulated, z.null()], { error: "expected null, or a map with memoryBytes" })
+    .default(null)
+    .describe("null: real GPUs. Otherwise Baton's stand-in GPUs, for machines that have none."),
+});
+
+const checks = z.strictObject({
+  weights: z
+    .enum(["every", "first", "off"])
+    .default("every")
+    .describe("Which syncs are proven by checksums of every tensor, on the trainer and in the engine."),
+  compareFirst: z
+    .boolean()
+    .default(true)
+    .describe("Compare the first sync of each copy plan with the engine's own load_weights, parameter by parameter."),
+  logprobSequences: z
+    .int()
+    .min(0)
+    .default(4)
+    .describe("Sequences of each rollout whose logprobs trainer and engine compare; 0: none."),
+  logprobMaxBound: z
+    .union([z.number().positive(), z.null()])
+    .default(null)
+    .describe("Largest difference of one logprob that is accepted; null: 1e-4 for float32, else 0.2."),
+  logprobMeanBound: z
+    .union([z.number().positive(), z.null()])
+    .default(null)
+    .describe("Largest mean difference that is accepted; null: 1e-4 for float32, else 0.01."),
+  verifyFrozen: z
+    .int()
+    .min(0)
+    .default(2)
+    .describe("On so many resumes the bytes of frozen segments are compared with what was saved."),
+});
+
+const deadlines = z.strictObject({
+  startMs: deadline(900_000, "Until every engine is ready and every rank has attached."),
+  trainMs: deadline(
+    1_800_000,
+    "One stay in training; and from the first rank that is finished until the command ends.",
+  ),
+  arriveMs: deadline(120_000, "From the first rank that arrives, calls generate or leaves until the others have too."),
+  releaseMs: deadline(60_000, "A rank giving memory back."),
+  roomMs: deadline(10_000, "Until room that was given back shows in NVML."),
+  wakeMs: deadline(60_000, "An engine waking its weights, and then its cache."),
+  planMs: deadline(60_000, "Workers making their copy plan."),
+  syncMs: deadline(60_000, "Ranks exporting their segments, and then workers taking the weights."),
+  generateIdleMs: deadline(120_000, "An engine without a new token while it generates."),
+  rolloutMs: deadline(600_000, "A rollout in which no rank calls generate or leaves."),
+  sleepMs: deadline(60_000, "An engine going to sleep."),
+  resumeMs: deadline(60_000, "A rank taking its parameters back."),
+  stopMs: deadline(10_000, "Processes ending in good order after a run; then they are killed."),
+});
+
+export const recipeSchema = z.strictObject({
+  engine: engine.describe("The engines that generate."),
+  gpus: gpus.describe("The GPUs of this node."),
+  ranks: z
+    .union([count, z.null()])
+    .default(null)
+    .describe("Ranks that the command starts on this node; null: learned from the first that connects."),
+  release: z
+    .enum(["all", "needed"])
+    .default("all")
+    .describe("What ranks give back for generation: all they can, or only what the engine on their GPU lacks."),
+  checks: checks.prefault({}).describe("What is verified while the run goes on."),
+  deadlines: deadlines.prefault({}).describe("How long each wait may last, in milliseconds."),
+  out: z
+    .string()
+    .min(1)
+    .default("baton-out")
+    .describe("Folder for events.jsonl, trace.json and summary.json, relative to the current folder."),
+});
+
+/** A recipe as written: defaults may be left out. */
+export type RecipeInput = z.input<typeof recipeSchema>;
+/** A recipe with every default filled in, except the bounds that depend on the dtype (`logprobBounds`). */
+export type Recipe = z.output<typeof recipeSchema>;
+
+/** Bounds of logprob differences between trainer and engine. */
+export interface LogprobBounds {
+  readonly max: number;
+  readonly mean: number;
+}
+
+/** The bounds of this recipe: its own, or those of its dtype. */
+export function logprobBounds(recipe: Recipe): LogprobBounds {
+  const byDtype = recipe.engine.dtype === "float32" ? { max: 1e-4, mean: 1e-4 } : { max: 0.2, mean: 0.01 };
+  return {
+    max: recipe.checks.logprobMaxBound ?? byDtype.max,
+    mean: recipe.checks.logprobMeanBound ?? byDtype.mean,
+  };
+}

@@ -1,0 +1,166 @@
+/** What a user can get wrong: one clear error each, an exit code that is not 0, nothing left. */
+import { existsSync, mkdirSync, symlinkSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { describe, expect, it } from "vitest";
+import { eventsOf } from "../../src/report/events.js";
+import { Baton, type Ended, fixtures, processesWith, withFolder } from "./baton.js";
+import { type LightOptions, lightRun, python } from "./light.js";
+
+function codes({ output }: Ended): string[] {
+  return [...output.matchAll(/^([A-Z][A-Z0-9_]{3,}): /gm)].map((match) => match[1] as string);
+}
+
+/** A light run that must fail with this error. */
+async function refused(code: string, options: LightOptions): Promise<Ended> {
+  return withFolder(async (folder) => {
+    const baton = lightRun(folder, options);
+    const ended = await baton.ended;
+    expect(codes(ended), ended.output).toEqual([code]);
+    for (const word of ["expected:", "found:", "action:"]) expect(ended.output).toContain(word);
+    expect(ended.code).toBe(1);
+    expect(baton.summary()).toMatchObject({ exit: { reason: "failed", code: 1 } });
+    expect(eventsOf(baton.events(), "exit")[0]?.failure?.code).toBe(code);
+    expect(processesWith(folder)).toEqual([]);
+    return ended;
+  });
+}
+
+describe("a run is refused", () => {
+  it("when the ranks do not divide into the groups of the engines", async () => {
+    await refused("RANKS_NOT_DIVISIBLE", { ranks: 3, engines: 2 });
+  });
+
+  it("when the engines need more GPUs than there are", async () => {
+    await refused("TOO_FEW_GPUS", { engines: 2, words: ["--gpus", "1", "--ranks", "1"] });
+  });
+
+  it("when the model's heads do not divide by the tensor parallelism", async () => {
+    await refused("HEADS_NOT_DIVISIBLE", { ranks: 3, tensorParallel: 3 });
+  });
+
+  it("when the model is not there", async () => {
+    await refused("MODEL_NOT_FOUND", { words: ["--model", "/nonexistent"] });
+  });
+
+  it("when a GPU is too small for the engine", async () => {
+    const ended = await refused("OUT_OF_MEMORY", { words: ["--simulated", "20MiB"], set: ["engine.cacheBytes=30MiB"] });
+    expect(ended.output).toMatch(/GPU 0 has no room/);
+  });
+
+  it("when a GPU is too small for a training state whose moments do not exist yet", async () => {
+    const ended = await refused("GPU_TOO_SMALL", { environment: { LIGHT_MORE_STATE_BYTES: String(100 * 2 ** 20) } });
+    expect(ended.output).toMatch(/GPU 0 is too small for the training state/);
+  });
+
+  it("when a GPU is too small for what a script puts there before it has joined", async () => {
+    const launcher = [python, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"];
+    const ended = await refused("OUT_OF_MEMORY", { command: [...launcher, join(fixtures, "greedy_rank.py")] });
+    expect(ended.output).toMatch(/GPU [01] has no room/);
+  });
+
+  it("when the path of the socket is too long", async () => {
+    await withFolder(async (folder) => {
+      const long = join(folder, "x".repeat(90));
+      mkdirSync(long);
+      const baton = lightRun(folder, { environment: { XDG_RUNTIME_DIR: long } });
+      expect(codes(await baton.ended)).toEqual(["SOCKET_PATH_TOO_LONG"]);
+      expect(baton.summary().exit).toEqual({ reason: "failed", code: 1 });
+    });
+  });
+
+  it("in a folder that another run uses, which goes on", async () => {
+    await withFolder(async (folder) => {
+      const first = lightRun(folder, { steps: 2 });
+      await first.event((event) => event.type === "started");
+      const second = lightRun(folder);
+      const ended = await second.ended;
+      expect(codes(ended)).toEqual(["RUN_FOLDER_IN_USE"]);
+      expect(ended.output).toContain(`process ${first.pid}`);
+      expect(ended.code).toBe(1);
+      expect(await first.ended).toMatchObject({ code: 0 });
+      expect(first.summary().steps).toBe(2);
+    });
+  });
+
+  it("with an unknown key, naming the nearest right one", async () => {
+    await withFolder(async (folder) => {
+      const ended = await lightRun(folder, { set: ["engine.engins=2"] }).ended;
+      expect(codes(ended)).toEqual(["RECIPE_UNKNOWN_KEY"]);
+      expect(ended.output).toContain("engines");
+      expect(ended.code).toBe(1);
+      expect(existsSync(join(folder, "out"))).toBe(false);
+    });
+  });
+
+  it("when a Python package is missing, naming it and `baton setup`", async () => {
+    await withFolder(async (folder) => {
+      // A Python with nothing but its standard library.
+      const bare = join(folder, "python3");
+      symlinkSync("/usr/bin/env", join(folder, "env"));
+      writeFileSync(bare, `#!/bin/sh\nexec ${python} -S -I "$@"\n`, { mode: 0o755 });
+      const ended = await new Baton(
+        folder,
+        [
+          "run",
+          "--model",
+          join(fixtures, "light_model"),
+          "--gpus",
+          "1",
+          "--out",
+          join(folder, "out"),
+          "--",
+          bare,
+          "x.py",
+        ],
+        { BATON_PYTHON: bare },
+      ).ended;
+      expect(codes(ended)).toEqual(["PYTHON_PACKAGE_MISSING"]);
+      expect(ended.output).toContain("msgspec");
+      expect(ended.output).toContain("baton setup");
+      expect(ended.code).toBe(1);
+    });
+  });
+
+  it("when the command is not there", async () => {
+    await withFolder(async (folder) => {
+      const words = ["run", "--model", join(fixtures, "light_model"), "--gpus", "1", "--out", join(folder, "out")];
+      const none = await new Baton(folder, words, { BATON_PYTHON: python }).ended;
+      expect(codes(none)).toEqual(["COMMAND_MISSING"]);
+      const unknown = await new Baton(folder, [...words, "--", "no-such-launcher"], { BATON_PYTHON: python }).ended;
+      expect(codes(unknown)).toEqual(["COMMAND_NOT_FOUND"]);
+      expect(unknown.code).toBe(1);
+    });
+  });
+});
+
+describe("a command that fails", () => {
+  it("gives the run its exit code", async () => {
+    await withFolder(async (folder) => {
+      const baton = lightRun(folder, { environment: { LIGHT_MODEL: "/nonexistent" } });
+      const ended = await baton.ended;
+      expect(codes(ended)).toEqual(["LAUNCHER_FAILED"]);
+      expect(ended.output).toContain("MODEL_CONFIG_MISSING");
+      expect(ended.code).toBe(1);
+    });
+  });
+});
+
+describe("Ctrl-C", () => {
+  it("ends everything in order, with exit code 130", async () => {
+    await withFolder(async (folder) => {
+      const baton = lightRun(folder, { steps: 100, pauseSeconds: 0.05 });
+      await baton.event((event) => event.type === "phase" && event.to === "generate");
+      const began = performance.now();
+      baton.process.kill("SIGINT");
+      const ended = await baton.ended;
+      expect(performance.now() - began).toBeLessThan(3_000);
+      expect(ended.code).toBe(130);
+      expect(codes(ended)).toEqual(["INTERRUPTED"]);
+      expect(baton.summary()).toMatchObject({
+        left: { processes: 0, deviceBytes: 0 },
+        exit: { reason: "interrupted", code: 130 },
+      });
+      expect(processesWith(folder)).toEqual([]);
+    });
+  });
+});

@@ -1,0 +1,126 @@
+/** The demo as a user starts it: real DeepSpeed, real engines, a policy that really learns. */
+import { writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { describe, expect, it } from "vitest";
+import type { Summary } from "../../src/report/summary.js";
+import { Baton, processesWith, root, withFolder } from "./baton.js";
+import { python } from "./light.js";
+
+/** Problems that were never trained on, as grpo.py's --held-out has it. */
+const HELD_OUT = 512;
+const LEAST_RISE = 0.1;
+
+interface Shape {
+  readonly ranks: number;
+  readonly engines: number;
+  readonly tensorParallel: number;
+  readonly zero: 1 | 2 | 3;
+  readonly seed: number;
+  readonly dtype: "float32" | "bfloat16";
+}
+
+async function demo(
+  { ranks, engines, tensorParallel, zero, seed, dtype }: Shape,
+  words: readonly string[],
+  environment: Readonly<Record<string, string>> = {},
+): Promise<Summary> {
+  return withFolder(async (folder) => {
+    const baton = new Baton(
+      folder,
+      [
+        ...["demo", "--out", `${folder}/out`, "--ranks", String(ranks), "--engines", String(engines)],
+        ...["--tp", String(tensorParallel), "--zero", String(zero), "--seed", String(seed), "--dtype", dtype],
+        ...words,
+      ],
+      { BATON_PYTHON: python, ...environment },
+    );
+    const ended = await baton.ended;
+    expect(ended.code, ended.output).toBe(0);
+    expect(processesWith(folder)).toEqual([]);
+    const summary = baton.summary();
+    expect(summary).toMatchObject({
+      simulated: true,
+      topology: { gpus: Math.max(ranks, engines * tensorParallel), ranks, engines, tensorParallel, zeroStage: zero },
+      left: { processes: 0, deviceBytes: 0 },
+      exit: { reason: "finished", code: 0 },
+    });
+    return summary;
+  });
+}
+
+/** Two standard errors of the difference of two shares of `HELD_OUT` problems. */
+function twoErrors(before: number, after: number): number {
+  return 2 * Math.sqrt((before * (1 - before) + after * (1 - after)) / HELD_OUT);
+}
+
+describe("baton run", { timeout: 900_000 }, () => {
+  it("takes a recipe and another launcher", async () => {
+    await withFolder(async (folder) => {
+      const recipe = join(folder, "recipe.yaml");
+      writeFileSync(
+        recipe,
+        [
+          `engine: {model: ${join(root, "python/src/baton/examples/tiny_model")}, tensorParallel: 2, maxModelLength: 64}`,
+          "gpus: {count: 2, simulated: {memoryBytes: 24MiB}}",
+          `out: ${folder}/out`,
+        ].join("\n"),
+      );
+      const launcher = [python, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"];
+      const script = ["-m", "baton.examples.grpo", "--zero", "2", "--steps", "1"];
+      const baton = new Baton(folder, ["run", recipe, "--", ...launcher, ...script], { BATON_PYTHON: python });
+      const ended = await baton.ended;
+      expect(ended.code, ended.output).toBe(0);
+      expect(baton.summary()).toMatchObject({
+        topology: { gpus: 2, ranks: 2, engines: 1, tensorParallel: 2, zeroStage: 2 },
+        steps: 1,
+        handoffs: { toGeneration: 2, toTraining: 2 },
+        left: { processes: 0, deviceBytes: 0 },
+      });
+    });
+  });
+});
+
+describe("the demo", { timeout: 900_000 }, () => {
+  const shapes: readonly Shape[] = [
+    { ranks: 4, engines: 2, tensorParallel: 2, zero: 2, seed: 0, dtype: "bfloat16" },
+    { ranks: 2, engines: 1, tensorParallel: 2, zero: 1, seed: 1, dtype: "float32" },
+    { ranks: 3, engines: 3, tensorParallel: 1, zero: 3, seed: 2, dtype: "bfloat16" },
+  ];
+  for (const shape of shapes) {
+    const { ranks, engines, tensorParallel, zero, seed } = shape;
+    it(`learns: ${ranks} ranks, ${engines} engines, TP=${tensorParallel}, ZeRO-${zero}, seed ${seed}`, async () => {
+      const steps = 8;
+      const summary = await demo(shape, ["--steps", String(steps)]);
+      const { heldOutBefore, heldOutAfter } = summary.reward;
+      expect(summary.steps).toBe(steps);
+      expect(summary.handoffs).toEqual({ toGeneration: steps + 1, toTraining: steps + 1 });
+      expect(summary.checks.weightChecksumsFailed).toBe(0);
+      expect(summary.checks.weightChecksumsPassed).toBeGreaterThan(20 * engines * (steps + 1));
+      expect(summary.checks.maxLogprobDifference).toBeLessThanOrEqual(shape.dtype === "float32" ? 1e-4 : 0.2);
+      expect(heldOutBefore).toBeGreaterThan(0.2);
+      expect(heldOutBefore).toBeLessThan(0.5);
+      const rise = (heldOutAfter ?? 0) - (heldOutBefore ?? 0);
+      expect(rise).toBeGreaterThan(Math.max(LEAST_RISE, twoErrors(heldOutBefore ?? 0, heldOutAfter ?? 0)));
+      for (const gpu of summary.gpus) {
+        if (gpu.index < ranks) expect(gpu.trainingReleasedBytes).toBeGreaterThan(0);
+        expect(gpu.peakBytes).toBeLessThanOrEqual(24 * 2 ** 20);
+      }
+    });
+  }
+
+  const small: Shape = { ranks: 2, engines: 1, tensorParallel: 1, zero: 2, seed: 0, dtype: "bfloat16" };
+
+  it("learns nothing at a learning rate of 0", async () => {
+    const { heldOutBefore, heldOutAfter } = (await demo(small, ["--steps", "4", "--learning-rate", "0"])).reward;
+    expect(heldOutAfter).toBe(heldOutBefore);
+  });
+
+  it("learns nothing when the weights do not reach the engines", async () => {
+    const blind = ["checks.weights=off", "checks.compareFirst=false", "checks.logprobSequences=0"];
+    const { reward } = await demo(small, ["--steps", "4", ...blind.flatMap((key) => ["--set", key])], {
+      BATON_FAULTS: "worker.sync.skip-copies",
+    });
+    const { heldOutBefore, heldOutAfter } = reward;
+    expect((heldOutAfter ?? 1) - (heldOutBefore ?? 0)).toBeLessThan(0.05);
+  });
+});

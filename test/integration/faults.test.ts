@@ -1,0 +1,56 @@
+/** Weights that are not what they should be end the run: nothing is generated with them in silence. */
+import { describe, expect, it } from "vitest";
+import { eventsOf } from "../../src/report/events.js";
+import { processesWith, withFolder } from "./baton.js";
+import { type LightOptions, lightRun } from "./light.js";
+
+/** The code of the failure of a light run with these faults, and how many handoffs it lived through. */
+async function failed(faults: string, options: LightOptions = {}): Promise<{ code: string; generations: number }> {
+  return withFolder(async (folder) => {
+    const baton = lightRun(folder, { ...options, environment: { ...options.environment, BATON_FAULTS: faults } });
+    const ended = await baton.ended;
+    expect(ended.code, ended.output).toBe(1);
+    expect(processesWith(folder)).toEqual([]);
+    const summary = baton.summary();
+    expect(summary.left).toEqual({ processes: 0, deviceBytes: 0 });
+    const exit = eventsOf(baton.events(), "exit")[0];
+    return { code: exit?.failure?.code ?? "", generations: summary.handoffs.toGeneration };
+  });
+}
+
+describe("a sync that goes wrong", () => {
+  it("by one bit is found by its checksum, before anything is generated", async () => {
+    expect(await failed("worker.sync.flip-bit@2")).toEqual({ code: "WEIGHT_CHECKSUM_MISMATCH", generations: 1 });
+  });
+
+  it("by copies that were left out is found by its checksum", async () => {
+    expect(await failed("worker.sync.skip-copies@2")).toEqual({ code: "WEIGHT_CHECKSUM_MISMATCH", generations: 1 });
+  });
+
+  it("by weights of an older step is found by their epoch", async () => {
+    expect(await failed("worker.sync.stale-epoch@2")).toEqual({ code: "STALE_EPOCH", generations: 1 });
+  });
+
+  it("is not found when nobody looks: the checks above are what finds it", async () => {
+    await withFolder(async (folder) => {
+      const baton = lightRun(folder, {
+        set: ["checks.weights=off", "checks.compareFirst=false"],
+        environment: { BATON_FAULTS: "worker.sync.flip-bit@2" },
+      });
+      expect(await baton.ended).toMatchObject({ code: 0 });
+    });
+  });
+});
+
+describe("a driver that fails", () => {
+  it("on the engine's side ends the run with what it said", async () => {
+    const environment = { BATON_STANDIN_FAULTS: "cuMemMap:after=30:result=999:role=engine" };
+    const { code } = await failed("", { steps: 20, environment });
+    expect(code).toMatch(/^(CUDA|DRIVER)_/);
+  });
+
+  it("by dying inside of a rank is a death like any other", async () => {
+    const environment = { BATON_STANDIN_FAULTS: "cuMemUnmap:after=4:signal=9:role=rank" };
+    expect((await failed("", { steps: 20, environment })).code).toMatch(/^(RANK_DIED|LAUNCHER_FAILED)$/);
+  });
+});

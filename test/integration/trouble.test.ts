@@ -1,0 +1,231 @@
+/**
+ * Whatever dies or stops, in whatever phase: one clear error, an exit code that is not 0, noticed within a second
+ * (a stop: by its phase's deadline), everything gone within three, no device memory left.
+ */
+import { execFileSync } from "node:child_process";
+import { existsSync, readdirSync, readFileSync, rmSync } from "node:fs";
+import { join } from "node:path";
+import { setTimeout as sleep } from "node:timers/promises";
+import { describe, expect, it } from "vitest";
+import type { NodePhase } from "../../src/phases/commands.js";
+import { eventsOf } from "../../src/report/events.js";
+import { type Baton, processesWith, root, withFolder } from "./baton.js";
+import { lightRun, limited } from "./light.js";
+
+const PHASES = [
+  "start",
+  "train",
+  "arrive",
+  "release",
+  "wake",
+  "plan",
+  "sync",
+  "cache",
+  "generate",
+  "sleep",
+  "resume",
+] as const;
+const VICTIMS = ["rank 1", "worker 0 of engine 0", "engine 0", "launcher", "controller"] as const;
+type Victim = (typeof VICTIMS)[number];
+
+/** A death is noticed in 1 s and cleaned up in 3; some of each second belongs to a busy test machine. */
+const NOTICED_MS = 1_000;
+const GONE_MS = 3_000;
+/** Of every phase but the start, for stopped processes. */
+const DEADLINE_MS = 2_500;
+const START_MS = 30_000;
+/** A start that must come to its end, on a busy machine. */
+const BUSY_START_MS = 100_000;
+
+const atOnce = limited(3);
+const nowMs = (): number => Number(process.hrtime.bigint()) / 1e6;
+
+/** Errors that say what happened. A process that lost its peer may speak before the death is known. */
+const EXPECTED: Readonly<Record<Exclude<Victim, "controller">, RegExp>> = {
+  "rank 1": /^(RANK_DIED|LAUNCHER_FAILED)$/,
+  "worker 0 of engine 0": /^(WORKER_DIED|ENGINE_WORKER_DIED|ENGINE_DIED)$/,
+  "engine 0": /^(ENGINE_DIED|WORKER_DIED)$/,
+  launcher: /^(LAUNCHER_FAILED|LAUNCHER_DIED|RANK_DIED)$/,
+};
+
+/** The process id of a victim, once it is known. */
+async function pidOf(baton: Baton, victim: Victim): Promise<number> {
+  if (victim === "controller") {
+    // With nothing below it there is nobody to notice.
+    await pidOf(baton, "launcher");
+    return baton.pid;
+  }
+  if (victim !== "launcher") {
+    const event = await baton.event(
+      (one) => one.type === "process" && one.process === victim && one.what === "connected",
+    );
+    return event.type === "process" ? event.pid : -1;
+  }
+  const guard = await baton.event((one) => one.type === "process" && one.process === "launcher");
+  for (;;) {
+    const child = childrenOf(guard.type === "process" ? guard.pid : -1)[0];
+    if (child !== undefined) return child;
+    await sleep(5);
+  }
+}
+
+function childrenOf(parent: number): number[] {
+  return readdirSync("/proc").flatMap((name) => {
+    try {
+      const stat = readFileSync(`/proc/${name}/stat`, "latin1");
+      return Number(stat.slice(stat.lastIndexOf(")") + 2).split(" ")[1]) === parent ? [Number(name)] : [];
+    } catch {
+      return [];
+    }
+  });
+}
+
+/** Waits for the phase, and for the victim to be there. */
+async function meet(baton: Baton, phase: NodePhase, victim: Victim): Promise<number> {
+  await baton.event((one) => one.type === "phase" && one.to === phase);
+  return pidOf(baton, victim);
+}
+
+/** Waits until nothing of the run is left, other than `spared`. */
+async function allGone(folder: string, deadlineMs: number, spared = -1): Promise<void> {
+  const end = nowMs() + deadlineMs;
+  for (;;) {
+    const left = processesWith(folder).filter((pid) => pid !== spared);
+    if (left.length === 0) return;
+    if (nowMs() > end) throw new Error(`still alive: ${left.join(", ")}`);
+    await sleep(10);
+  }
+}
+
+/** What the stand-in's table says of the memory of each device; the table is removed. */
+function usedBytes(baton: Baton): number[] {
+  const started = baton.events().find((one) => one.type === "started");
+  const run = started?.type === "started" ? started.run : "";
+  const table = join("/dev/shm", `baton-${run}.standin`);
+  if (!existsSync(table)) throw new Error(`there is no table ${table}`);
+  const script = `
+    import { openNvml } from ${JSON.stringify(join(root, "src/native.ts"))};
+    const nvml = await openNvml(process.argv[1]);
+    console.log(JSON.stringify(Array.from({ length: nvml.deviceCount }, (_, gpu) => nvml.memory(gpu).usedBytes)));`;
+  const library = join(root, "build/Release/standin/libnvidia-ml.so.1");
+  const text = execFileSync(process.execPath, ["--import", "tsx", "--input-type=module", "-e", script, library], {
+    env: {
+      ...process.env,
+      BATON_STANDIN_TABLE: table,
+      BATON_STANDIN_DEVICES: "2",
+      BATON_STANDIN_BYTES: String(64 * 2 ** 20),
+    },
+    encoding: "utf8",
+  });
+  rmSync(table);
+  return JSON.parse(text) as number[];
+}
+
+/** The error blocks of an output: lines that begin with a code. */
+function errorCodes(output: string): string[] {
+  return [...output.matchAll(/^([A-Z][A-Z0-9_]{3,}): /gm)].map((match) => match[1] as string);
+}
+
+async function killed(phase: NodePhase, victim: Victim): Promise<void> {
+  await withFolder(async (folder) => {
+    const baton = lightRun(folder, { pauseSeconds: 0.05 });
+    try {
+      const pid = await meet(baton, phase, victim);
+      const at = nowMs();
+      process.kill(pid, "SIGKILL");
+      const ended = await baton.ended;
+      if (victim === "controller") {
+        await allGone(folder, GONE_MS);
+        expect(usedBytes(baton)).toEqual([0, 0]);
+        return;
+      }
+      expect(nowMs() - at, "gone after ms").toBeLessThan(GONE_MS);
+      expect(processesWith(folder)).toEqual([]);
+      const codes = errorCodes(ended.output);
+      expect(codes, ended.output).toHaveLength(1);
+      expect(codes[0]).toMatch(EXPECTED[victim]);
+      expect(ended.code).toBeGreaterThan(0);
+      const end = eventsOf(baton.events(), "phase").find((one) => one.to === "end");
+      expect((end?.monotonicMs ?? Number.POSITIVE_INFINITY) - at, "noticed after ms").toBeLessThan(NOTICED_MS);
+      expect(baton.summary()).toMatchObject({
+        left: { processes: 0, deviceBytes: 0 },
+        exit: { reason: "failed", code: ended.code },
+      });
+    } finally {
+      await baton.dispose();
+    }
+  });
+}
+
+async function stopped(phase: NodePhase, victim: Victim): Promise<void> {
+  await withFolder(async (folder) => {
+    const deadlines = [
+      "train",
+      "arrive",
+      "release",
+      "room",
+      "wake",
+      "plan",
+      "sync",
+      "generateIdle",
+      "rollout",
+      "sleep",
+      "resume",
+    ];
+    const baton = lightRun(folder, {
+      pauseSeconds: 0.05,
+      set: [
+        ...deadlines.map((name) => `deadlines.${name}Ms=${DEADLINE_MS}`),
+        `deadlines.startMs=${phase === "start" ? START_MS : BUSY_START_MS}`,
+      ],
+    });
+    try {
+      const pid = await meet(baton, phase, victim);
+      const at = nowMs();
+      process.kill(pid, "SIGSTOP");
+      if (victim === "controller") {
+        // Its guards end everything; it sees that when it is let go on.
+        await allGone(folder, DEADLINE_MS + GONE_MS, pid);
+        process.kill(pid, "SIGCONT");
+        const ended = await baton.ended;
+        expect(errorCodes(ended.output)).toEqual(["CONTROLLER_STOPPED"]);
+        expect(ended.code).toBeGreaterThan(0);
+        expect(baton.summary().left).toEqual({ processes: 0, deviceBytes: 0 });
+        return;
+      }
+      const ended = await baton.ended;
+      // A stop may be met in the next phase, whose deadline then begins anew; a wake has two waits in it.
+      const allowed = (phase === "start" ? START_MS : 2 * DEADLINE_MS) + 2 * DEADLINE_MS + GONE_MS;
+      expect(nowMs() - at, "gone after ms").toBeLessThan(allowed);
+      expect(errorCodes(ended.output), ended.output).toEqual(["PROCESS_STOPPED"]);
+      expect(ended.output).toContain(victim);
+      expect(ended.output).toContain(String(pid));
+      expect(ended.code).toBeGreaterThan(0);
+      expect(processesWith(folder)).toEqual([]);
+      expect(baton.summary()).toMatchObject({ left: { processes: 0, deviceBytes: 0 }, exit: { reason: "failed" } });
+    } finally {
+      try {
+        process.kill(baton.pid, "SIGCONT");
+      } catch {
+        // It has ended.
+      }
+      await baton.dispose();
+    }
+  });
+}
+
+describe.concurrent("a process that is killed", { timeout: 600_000 }, () => {
+  for (const phase of PHASES) {
+    for (const victim of VICTIMS) {
+      it(`in phase ${phase}: ${victim}`, () => atOnce(() => killed(phase, victim)));
+    }
+  }
+});
+
+describe.concurrent("a process that is stopped", { timeout: 600_000 }, () => {
+  for (const phase of PHASES) {
+    for (const victim of VICTIMS) {
+      it(`in phase ${phase}: ${victim}`, () => atOnce(() => stopped(phase, victim)));
+    }
+  }
+});

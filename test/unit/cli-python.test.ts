@@ -1,0 +1,84 @@
+import { chmodSync, mkdirSync, mkdtempSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { afterEach, beforeEach, describe, expect, it } from "vitest";
+import { findOnPath, findPython, interpreterOf, probePython, pythonCandidates } from "../../src/cli/python.js";
+import { splitWords } from "../../src/cli/run.js";
+import { venvFolder } from "../../src/cli/setup.js";
+import { BatonError } from "../../src/errors.js";
+
+let folder: string;
+const python = findOnPath("python3", process.env) as string;
+beforeEach(() => {
+  folder = mkdtempSync(join(tmpdir(), "baton-test-"));
+});
+afterEach(() => rmSync(folder, { recursive: true }));
+
+function program(path: string, text: string): string {
+  mkdirSync(join(path, ".."), { recursive: true });
+  writeFileSync(path, text);
+  chmodSync(path, 0o755);
+  return path;
+}
+
+describe("a Python", () => {
+  it("is asked for packages without importing them", async () => {
+    const probe = await probePython(python, ["json", "no_such_package", "xml.no_such_part"]);
+    expect(probe?.missing).toEqual(["no_such_package", "xml.no_such_part"]);
+    expect(await probePython(join(folder, "none"), [])).toBeNull();
+  });
+
+  it("is looked for in a fixed order, each one once", () => {
+    const inVenv = join(folder, "venv/bin/python");
+    mkdirSync(join(folder, "venv/bin"), { recursive: true });
+    symlinkSync(python, inVenv);
+    const environment = { VIRTUAL_ENV: join(folder, "venv"), PATH: `${join(folder, "venv/bin")}:/usr/bin` };
+    expect(pythonCandidates(environment, folder, folder)[0]).toBe(inVenv);
+    expect(pythonCandidates({ ...environment, BATON_PYTHON: "/x/python" }, folder, folder)).toEqual(["/x/python"]);
+    expect(pythonCandidates({ PATH: "" }, folder, folder)).toEqual([]);
+  });
+
+  it("that lacks packages is named with them, and what to do", async () => {
+    const environment = { BATON_PYTHON: python, PATH: process.env.PATH };
+    await expect(findPython(["json", "no_such_package"], environment, folder, folder)).rejects.toMatchObject({
+      code: "PYTHON_PACKAGE_MISSING",
+      message: `${python} lacks no_such_package.`,
+      action: expect.stringContaining("baton setup"),
+    });
+    await expect(findPython([], { PATH: "" }, folder, folder)).rejects.toMatchObject({ code: "PYTHON_MISSING" });
+  });
+
+  it("of a script is the one in its first line", () => {
+    const environment = { PATH: folder };
+    program(join(folder, "plain"), `#!${python}\nprint(1)\n`);
+    program(join(folder, "long"), `#!/bin/sh\n'''exec' '${python}' "$0" "$@"\n' '''\n`);
+    program(join(folder, "shell"), "#!/bin/sh\ntrue\n");
+    expect(interpreterOf("plain", environment)).toBe(python);
+    expect(interpreterOf("long", environment)).toBe(python);
+    expect(interpreterOf("shell", environment)).toBeNull();
+    expect(interpreterOf(python, environment)).toBe(python);
+    expect(interpreterOf("nothing", environment)).toBeNull();
+  });
+});
+
+describe("the words of `baton run`", () => {
+  const argv = (text: string): string[] => ["node", "baton", "run", ...text.split(" ")];
+  it("are a recipe and a command", () => {
+    expect(splitWords(["r.yaml", "a", "--b"], argv("r.yaml -- a --b"))).toEqual({
+      recipePath: "r.yaml",
+      command: ["a", "--b"],
+    });
+    expect(splitWords(["a"], argv("--tp 2 -- a"))).toEqual({ recipePath: null, command: ["a"] });
+  });
+  it("need a command", () => {
+    expect(() => splitWords(["r.yaml"], argv("r.yaml"))).toThrow(BatonError);
+    expect(() => splitWords(["r.yaml"], argv("r.yaml --"))).toThrow("no command");
+  });
+});
+
+describe("the folder of the virtual environment", () => {
+  it("is the checkout's own, or the user's when the package was installed by npm", () => {
+    expect(venvFolder({ packageRoot: "/src/baton", folder: "/home" })).toBe("/src/baton/.venv");
+    expect(venvFolder({ packageRoot: "/home/node_modules/gpu-baton", folder: "/home" })).toBe("/home/.venv");
+  });
+});
