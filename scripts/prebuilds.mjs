@@ -6,6 +6,7 @@
  */
 import { chmodSync, cpSync, existsSync, mkdirSync, readdirSync, rmSync } from "node:fs";
 import { dirname, join } from "node:path";
+import { buildRelease } from "./lib/native.mjs";
 import { output, root, run, SetupError, which } from "./lib/tools.mjs";
 
 const platform = `${process.platform}-${process.arch}`;
@@ -20,6 +21,9 @@ rmSync(target, { recursive: true, force: true });
 run("npx", ["prebuildify", "--napi", "--strip", "--tag-libc", "-t", process.version], {
   env: { ...process.env, ...headers, PREBUILD_NODE_GYP: join(root, "scripts", "lib", "node_gyp.mjs") },
 });
+
+// prebuildify has moved the addon away: the checkout gets its own again.
+buildRelease();
 
 const strip = which("strip");
 for (const name of ["libbaton.so", "baton-guard", "standin/libcuda.so.1", "standin/libnvidia-ml.so.1"]) {

@@ -20,8 +20,6 @@ const welcome = encodeMessage({
   engines: 1,
   tensorParallel: CLIENTS,
   logprobSequences: 0,
-  logprobMaxBound: null,
-  logprobMeanBound: null,
   verifyFrozen: 0,
 });
 

@@ -120,6 +120,7 @@ export class Inbox {
           type: "logprobCheck",
           rank,
           epoch: message.epoch,
+          tokens: message.tokens,
           maxDifference: message.maxDifference,
           meanDifference: message.meanDifference,
         };

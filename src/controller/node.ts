@@ -250,8 +250,6 @@ export class BatonNode implements ServerHandlers {
       engines: config.engines,
       tensorParallel: config.tensorParallel,
       logprobSequences: facts.logprobSequences,
-      logprobMaxBound: config.checks.logprobMaxBound,
-      logprobMeanBound: config.checks.logprobMeanBound,
       verifyFrozen: facts.verifyFrozen,
     };
   }

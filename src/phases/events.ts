@@ -91,6 +91,7 @@ export type Event =
       readonly type: "logprobCheck";
       readonly rank: number;
       readonly epoch: number;
+      readonly tokens: number;
       readonly maxDifference: number | null;
       readonly meanDifference: number | null;
     }

@@ -141,6 +141,12 @@ export interface EngineState {
   room: RoomWait | null;
 }
 
+/** Differences of logprobs, added up. Replaced, never changed. */
+export interface Compared {
+  readonly tokens: number;
+  readonly difference: number;
+}
+
 /** A deadline as the shell was told: of which wait, and of which occurrence of it. */
 export interface ArmedDeadline {
   readonly key: string;
@@ -166,6 +172,8 @@ export interface State {
   manifestsChanged: boolean;
   /** The ranks of this handoff sum their pieces and every sync is verified. */
   checksums: boolean;
+  /** Tokens on which trainer and engine were compared lately, and the sum of their differences. */
+  compared: Compared;
   launcher: ProcessExit | null;
   nextSeq: number;
   nextRequest: number;
@@ -239,6 +247,7 @@ export function initialState(config: PhaseConfig): State {
     weightEpoch: null,
     manifestsChanged: true,
     checksums: false,
+    compared: { tokens: 0, difference: 0 },
     launcher: null,
     nextSeq: 1,
     nextRequest: 0,
@@ -264,6 +273,7 @@ export function draftOf(state: State): State {
     weightEpoch: state.weightEpoch,
     manifestsChanged: state.manifestsChanged,
     checksums: state.checksums,
+    compared: state.compared,
     launcher: state.launcher,
     nextSeq: state.nextSeq,
     nextRequest: state.nextRequest,

@@ -266,10 +266,8 @@ export const welcome = z.object({
   silenceSeconds: seconds,
   engines: count,
   tensorParallel: count,
-  /** For ranks: whether, and on how many sequences, to compare logprobs after a sync; bounds per dtype. */
+  /** For ranks: on how many sequences to compare logprobs after a sync; 0: on none. */
   logprobSequences: count,
-  logprobMaxBound: z.union([z.number(), z.null()]),
-  logprobMeanBound: z.union([z.number(), z.null()]),
   /** Verify frozen segments on the first so many resumes. */
   verifyFrozen: count,
 });

@@ -98,7 +98,7 @@ describe("the tarball, installed in another folder without a script and without 
       expect(existsSync(join(installed, file)), file).toBe(true);
     }
     const all = readdirSync(installed, { recursive: true, encoding: "utf8" });
-    expect(all.filter((name) => /__pycache__|\.pyc$|\.test\.|^native\/test|^build\b|^src\b|\.map$/.test(name))).toEqual(
+    expect(all.filter((name) => /__pycache__|\.pyc$|\.test\.|^native\/test|^build\b|^src\b|\.[jt]s\.map$/.test(name))).toEqual(
       [],
     );
     // The stand-ins are never beside the addon.

@@ -12,7 +12,7 @@ FIELDS = ("code", "message", "expected", "found", "action")
 class BatonError(Exception):
     """Something that Baton cannot go on with.
 
-    `code` is stable and upper case (`LOGPROB_BOUND`); the other fields are sentences or phrases for people:
+    `code` is stable and upper case (`LOGPROB_MISMATCH`); the other fields are sentences or phrases for people:
     what went wrong, what was expected, what was found instead, and what to do about it.
     """
 

@@ -32,7 +32,7 @@ from baton.protocol.messages import (
 )
 from baton.training import logprobs
 from baton.training.deepspeed_state import stage_of
-from baton.training.logprobs import Bounds, Sampled
+from baton.training.logprobs import Sampled
 from baton.training.manifest import Weights
 from baton.training.memory import TrainingMemory
 
@@ -42,14 +42,11 @@ PromptIds = Sequence[int] | npt.NDArray[np.integer]
 class Rollout:
     """The time in which the engines have the GPUs, as a context. Made by `Session.rollout`."""
 
-    def __init__(
-        self, connection: Connection, memory: TrainingMemory, announce: Callable[[], Weights], bounds: Bounds
-    ) -> None:
+    def __init__(self, connection: Connection, memory: TrainingMemory, announce: Callable[[], Weights]) -> None:
         """`announce` sees to it that the controller knows where the weights lie, and returns that."""
         self._connection = connection
         self._memory = memory
         self._announce = announce
-        self._bounds = bounds
         self._calls = 0
         self._sampled: list[Sampled] = []
         self._epoch = 0
@@ -216,7 +213,6 @@ class Rollout:
                 mean_difference=found.mean,
             )
         )
-        self._bounds.check(found, self._epoch)
 
 
 def _stale(epoch: int, found: str) -> BatonError:

@@ -25,7 +25,6 @@ from baton.errors import BatonError
 from baton.protocol.messages import Arena, Metrics
 from baton.protocol.messages import Returned as ReturnedMessage
 from baton.rollout import Rollout
-from baton.training.logprobs import Bounds
 from baton.training.manifest import Weights
 from baton.training.memory import Returned, TrainingMemory, current
 
@@ -76,7 +75,6 @@ class Session:
         self._memory = memory
         self._weights: Weights | None = None
         self._rollout: Rollout | None = None
-        self._bounds = Bounds(connection.welcome.logprob_max_bound, connection.welcome.logprob_mean_bound)
         memory.on_return = self._send_returned
         self._hook_exceptions()
         atexit.register(connection.close)
@@ -103,7 +101,7 @@ class Session:
                 found="two",
                 action="Leave the first `with session.rollout()` block before the next.",
             )
-        self._rollout = Rollout(self._connection, self._memory, self.announce, self._bounds)
+        self._rollout = Rollout(self._connection, self._memory, self.announce)
         return self._rollout
 
     def wait(self) -> None:

@@ -20,8 +20,6 @@ def welcome(**changes: Any) -> Welcome:
         "engines": 1,
         "tensor_parallel": 1,
         "logprob_sequences": 0,
-        "logprob_max_bound": None,
-        "logprob_mean_bound": None,
         "verify_frozen": 2,
     }
     return Welcome(**(fields | changes))

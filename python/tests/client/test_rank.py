@@ -169,7 +169,7 @@ def after_resume(controller: Controller) -> tuple[LogprobCheck, Returned, Metric
 
 @pytest.mark.parametrize(("stage", "ending"), [(2, "finish"), (3, "raise")])
 def test_a_rank_through_three_rollouts(start, stage, ending):
-    controller = start(str(stage), ending, logprob_sequences=3, logprob_max_bound=1e-4, logprob_mean_bound=1e-4)
+    controller = start(str(stage), ending, logprob_sequences=3)
     manifest = controller.manifest
     assert (manifest.zero_stage, manifest.dtype) == (stage, "float32")
     # Tied weights are named once, as transformers names them.
@@ -262,8 +262,8 @@ def test_a_rank_through_three_rollouts(start, stage, ending):
         assert got[3] == pytest.approx(wanted[3], abs=1e-6)
 
 
-def test_logprobs_beyond_the_bound_end_the_rank(start):
-    controller = start("2", logprob_sequences=4, logprob_max_bound=1e-4)
+def test_the_largest_difference_of_logprobs_is_reported(start):
+    controller = start("2", logprob_sequences=4)
     controller.open_rollout(0)
     answers = controller.result("answers")
     answers[1]["logprobs"][2] += 0.01
@@ -272,9 +272,6 @@ def test_logprobs_beyond_the_bound_end_the_rank(start):
     controller.close_rollout()
     check = controller.receive(LogprobCheck)
     assert check.max_difference == pytest.approx(0.01, rel=0.01)
-    assert controller.receive(Failed).failure.code == "LOGPROB_BOUND"
-    assert controller.end() == 1
-
 
 def test_an_engine_with_old_weights_ends_the_rank(start):
     controller = start("2")

@@ -148,8 +148,6 @@ class Run:
                     engines=1,
                     tensor_parallel=1,
                     logprob_sequences=0,
-                    logprob_max_bound=None,
-                    logprob_mean_bound=None,
                     verify_frozen=0,
                 )
             )

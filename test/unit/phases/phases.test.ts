@@ -327,6 +327,30 @@ describe("an end", () => {
     expect(all.at(-1)).toMatchObject({ type: "end", gpus: [0, 1], exitCode: 1 });
   });
 
+  it("comes when trainer and engine disagree: on one token, or on average over enough of them", () => {
+    const check = (tokens: number, maxDifference: number | null, meanDifference: number | null): Event => ({
+      type: "logprobCheck",
+      rank: 1,
+      epoch: state.epoch,
+      tokens,
+      maxDifference,
+      meanDifference,
+    });
+    const mismatch = ["end failed LOGPROB_MISMATCH"];
+    const bounds = { checks: { ...config().checks, logprobMaxBound: 0.2, logprobMeanBound: 0.01 } };
+    start(bounds);
+    expect(feed(check(1, 0.21, 0.001)).slice(0, 1)).toEqual(mismatch);
+    start(bounds);
+    expect(feed(check(1, Number.NaN, 0.001)).slice(0, 1)).toEqual(mismatch);
+    // The mean of a few tokens says little; many times a few are enough, whichever rank they come from.
+    start(bounds);
+    expect(feed(check(60, 0.02, 0.011), check(0, null, null), check(39, 0.02, 0.011))).toEqual([]);
+    expect(feed(check(1, 0.02, 0.011)).slice(0, 1)).toEqual(mismatch);
+    // What was good long ago does not hide what is wrong now.
+    start(bounds);
+    expect(feed(...Array.from({ length: 1000 }, () => check(50, 0.01, 0.005)))).toEqual([]);
+    expect(feed(...Array.from({ length: 100 }, () => check(50, 0.02, 0.015))).slice(0, 1)).toEqual(mismatch);
+  });
   it("keeps the code of a launcher that fails", () => {
     feed({ type: "launcherExited", exit: { code: 7, signal: null } });
     feed({ type: "deadlinePassed", key: "launcher" });

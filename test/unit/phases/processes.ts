@@ -171,6 +171,7 @@ export class Rank extends Process {
         type: "logprobCheck",
         rank: index,
         epoch: this.epoch,
+        tokens: maxDifference === null ? 0 : 40,
         maxDifference,
         meanDifference: maxDifference,
       });

@@ -12,7 +12,7 @@ export function unasked(process: Process, what: number): Event {
           { type: "released", rank: client.index, seq, releasedBytes: 1 },
           { type: "exported", rank: client.index, seq },
           { type: "resumed", rank: client.index, seq },
-          { type: "logprobCheck", rank: client.index, epoch: 99, maxDifference: null, meanDifference: null },
+          { type: "logprobCheck", rank: client.index, epoch: 99, tokens: 0, maxDifference: null, meanDifference: null },
         ]
       : client.role === "engine"
         ? [

@@ -292,10 +292,8 @@ class Welcome(msgspec.Struct, kw_only=True, rename="camel", tag="welcome", tag_f
     silence_seconds: NonNegative
     engines: Count
     tensor_parallel: Count
-    #: For ranks: whether, and on how many sequences, to compare logprobs after a sync; bounds per dtype.
+    #: For ranks: on how many sequences to compare logprobs after a sync; 0: on none.
     logprob_sequences: Count
-    logprob_max_bound: float | None
-    logprob_mean_bound: float | None
     #: Verify frozen segments on the first so many resumes.
     verify_frozen: Count
 

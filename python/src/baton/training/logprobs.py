@@ -16,9 +16,6 @@ import numpy.typing as npt
 import torch
 
 from baton.completion import Completion, U32s
-from baton.errors import BatonError
-
-TOKENS_FOR_A_MEAN = 100
 
 
 @dataclass(frozen=True)
@@ -54,41 +51,6 @@ def compare(module: Any, sampled: Sequence[Sampled], *, collective: bool) -> Dif
     # A NaN must not hide behind a comparison that is false.
     differences = np.where(np.isnan(differences), np.inf, differences)
     return Difference(int(differences.size), float(differences.max()), float(differences.mean()))
-
-
-class Bounds:
-    """How far trainer and engine may be apart: each token, and on average.
-
-    A rollout compares few tokens, whose average says little: the average is taken over the rollouts so far, and
-    judged when it is one of enough tokens.
-    """
-
-    def __init__(self, largest: float | None, mean: float | None) -> None:
-        self._largest = largest
-        self._mean = mean
-        self._tokens = 0
-        self._sum = 0.0
-
-    def check(self, found: Difference, epoch: int) -> None:
-        """Raises BatonError LOGPROB_BOUND when trainer and engine are too far apart."""
-        if found.largest is None or found.mean is None:
-            return
-        self._tokens += found.tokens
-        self._sum += found.mean * found.tokens
-        _check("largest", found.largest, self._largest, found.tokens, epoch)
-        if self._tokens >= TOKENS_FOR_A_MEAN:
-            _check("mean", self._sum / self._tokens, self._mean, self._tokens, epoch)
-
-
-def _check(what: str, value: float, bound: float | None, tokens: int, epoch: int) -> None:
-    if bound is not None and not value <= bound:
-        raise BatonError(
-            "LOGPROB_BOUND",
-            f"Trainer and engine disagree on the same tokens, with the weights of step {epoch}.",
-            expected=f"a {what} difference of logprobs of at most {bound:g}",
-            found=f"{value:.6g} over {tokens} tokens",
-            action="The engine did not generate with the trainer's weights, or computes another model.",
-        )
 
 
 def _differences(logits: torch.Tensor, item: Sampled) -> npt.NDArray[np.float64]:

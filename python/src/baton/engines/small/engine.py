@@ -195,7 +195,7 @@ class SmallEngine(EngineAdapter):
     def _blame(self, failure: BatonError) -> BatonError:
         """A worker's failure, unless another worker died: then this one only lost its peer."""
         ends = time.monotonic() + DEATH_GRACE_SECONDS
-        while failure.code == "UNEXPECTED_ERROR" and time.monotonic() < ends:
+        while failure.code == "WORKER_GROUP_BROKEN" and time.monotonic() < ends:
             for key, _ in self._selector.select(0.01):
                 worker: _Worker = key.data
                 try:
@@ -209,6 +209,12 @@ class SmallEngine(EngineAdapter):
         status: int | None = None
         with contextlib.suppress(subprocess.TimeoutExpired):
             status = self._first.wait(FIRST_SECONDS if worker.rank else DEATH_GRACE_SECONDS)
+        if status is not None and status >= 0 and worker.rank:
+            # The first ends by itself when it fails: for a reason of its own, or because it has lost this worker.
+            reason = self._last_failure(self._workers[0])
+            if reason is not None and reason.code != "WORKER_GROUP_BROKEN":
+                return reason
+            status = None
         if status is not None:
             # The kernel ends the others with the first, so the first is the one to name.
             worker = self._workers[0]
@@ -227,6 +233,13 @@ class SmallEngine(EngineAdapter):
             found=how,
             action="Read the output of that process; if it was killed, see whether the machine ran out of memory.",
         )
+
+    def _last_failure(self, worker: _Worker) -> BatonError | None:
+        """What a worker that has ended had to say."""
+        with contextlib.suppress(PeerGone):
+            worker.channel.fill()
+        failures = [message["failure"] for message in iter(worker.channel.take, None) if "failure" in message]
+        return BatonError.from_wire(failures[-1]) if failures else None
 
     def _late(self, doing: str) -> BatonError:
         silent = [worker for worker in self._workers if not worker.answered]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator
+from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -9,6 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.distributed import FileStore, ProcessGroupGloo  # pyright: ignore[reportPrivateImportUsage]
+
+from baton.errors import BatonError
 
 # torch's type stubs know only its name. Used directly because a call through torch.distributed costs several times as
 # much as the small models' sums themselves.
@@ -19,7 +23,8 @@ class Group:
     """`size` workers that compute one model together.
 
     Sums travel as float32 whatever the model's dtype, so that a split product is rounded once, as an unsplit one
-    is. Every worker gets the same bits. A lost peer or a passed deadline raises RuntimeError.
+    is. Every worker gets the same bits. A lost peer or a passed deadline raises
+    BatonError WORKER_GROUP_BROKEN.
     """
 
     def __init__(self, rank: int, size: int, store: str | Path | None = None, deadline: float = 60.0) -> None:
@@ -39,7 +44,8 @@ class Group:
         """The sum of every worker's `partial`, in float32; `partial` itself when it has that type."""
         total = partial.float().contiguous()
         if self._gloo is not None:
-            self._gloo.allreduce([total]).wait()
+            with self._together():
+                self._gloo.allreduce([total]).wait()
         return total
 
     def concatenate(self, shard: Tensor) -> Tensor:
@@ -48,8 +54,22 @@ class Group:
             return shard
         rows, columns = shard.shape
         gathered = shard.new_empty(self.size * rows, columns)
-        self._gloo._allgather_base(gathered, shard.contiguous()).wait()
+        with self._together():
+            self._gloo._allgather_base(gathered, shard.contiguous()).wait()
         return gathered.view(self.size, rows, columns).transpose(0, 1).reshape(rows, self.size * columns)
 
     def barrier(self) -> None:
         self.sum(torch.zeros(1))
+
+    @contextmanager
+    def _together(self) -> Generator[None]:
+        try:
+            yield
+        except RuntimeError as error:
+            raise BatonError(
+                "WORKER_GROUP_BROKEN",
+                f"Worker {self.rank} lost the other tensor-parallel workers of its engine.",
+                expected=f"{self.size} workers that compute together",
+                found=str(error),
+                action="Another worker has ended or does not answer: its own messages say why.",
+            ) from error
