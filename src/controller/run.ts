@@ -17,6 +17,7 @@ import { makeSocketFolder, type RunFolder, takeRunFolder } from "./folders.js";
 import { openGpus } from "./gpus.js";
 import { Heart } from "./heart.js";
 import { launch } from "./launch.js";
+import { removeLeftSharedMemory } from "./leftovers.js";
 import { BatonNode, type EndCommand } from "./node.js";
 import { Recorder } from "./recorder.js";
 import { type Interrupt, onCrash, onInterrupt } from "./signals.js";
@@ -114,6 +115,8 @@ async function run(plan: RunPlan, folder: RunFolder, log: EventLog, undo: (() =>
   const name = randomBytes(6).toString("hex");
   const socket = makeSocketFolder(plan.environment);
   undo.push(() => socket.remove());
+  const beganMs = Date.now();
+  undo.push(() => removeLeftSharedMemory(beganMs));
   const { nvml, sampler, standin } = await openGpus(recipe, plan.environment, name, undo);
   const gpuBytes = Array.from({ length: config.gpus }, (_, gpu) => nvml.memory(gpu).totalBytes);
   log.onEvent((event) => progress.show(event));

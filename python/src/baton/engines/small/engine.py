@@ -79,8 +79,10 @@ class SmallEngine(EngineAdapter):
         for rank in range(config.tensor_parallel):
             configuration.Shard.of(model, rank, config.tensor_parallel)
         self._config = config
-        # Private: whoever can write the store could join the group.
-        self._folder = tempfile.mkdtemp(prefix="baton-engine-")
+        # Private: whoever can write the store could join the group. Beside the run's socket, so that it goes with the
+        # run whatever becomes of this process.
+        beside = os.path.dirname(os.environ.get("BATON_SOCKET", "")) or None
+        self._folder = tempfile.mkdtemp(prefix="engine-", dir=beside)
         self._first, self._workers = _start(config.tensor_parallel)
         for worker in self._workers:
             self._selector.register(worker.channel, selectors.EVENT_READ, worker)
