@@ -10,29 +10,37 @@ import { libbatonPath, standinFolder } from "../native.js";
 import { benchBarrier } from "./barrier.js";
 import { benchGather } from "./gather.js";
 import { benchPool } from "./pool.js";
-import { type BenchRow, formatRows } from "./row.js";
+import { type BenchRow, formatRows, type Subject } from "./row.js";
 import { benchSampler } from "./sampler.js";
 
 const STANDIN_GPUS = 8;
 const STANDIN_BYTES = 2 ** 30;
 
-/** Prints the table; with `jsonFile` also writes the rows there. */
-export async function bench(jsonFile: string | null): Promise<void> {
+export interface BenchOptions {
+  /** Where the rows go as JSON; null: only the table is printed. */
+  readonly jsonFile: string | null;
+  readonly subjects: readonly Subject[];
+}
+
+/** Measures and prints the table. */
+export async function bench({ jsonFile, subjects }: BenchOptions): Promise<void> {
   const python = await findPython(["torch", "numpy", "msgspec", "pynvml"], process.env, packageRoot, process.cwd());
   const folder = mkdtempSync(join(tmpdir(), "baton-bench-"));
   let standin: Standin | null = null;
   try {
     standin = (await hasNvidiaDriver()) ? null : benchStandin();
+    standin?.adopt();
     const environment = { BATON_LIBRARY: libbatonPath(), ...standin?.environment };
+    const measure: Readonly<Record<Subject, () => Promise<BenchRow[]>>> = {
+      barrier: () => benchBarrier(python.path, folder),
+      gather: () => benchGather(python.path, folder),
+      pool: () => benchPool(python.path, environment),
+      sampler: () => benchSampler(python.path, standin?.nvmlPath, environment),
+    };
     const rows: BenchRow[] = [];
-    for (const [name, run] of [
-      ["phase barrier", () => benchBarrier(python.path, folder)],
-      ["gather and scatter", () => benchGather(python.path, folder)],
-      ["pool", () => benchPool(python.path, environment)],
-      ["sampler", () => benchSampler(python.path, standin?.nvmlPath, environment)],
-    ] as const) {
-      process.stderr.write(`measuring: ${name}\n`);
-      rows.push(...(await run()));
+    for (const subject of subjects) {
+      process.stderr.write(`measuring: ${subject}\n`);
+      rows.push(...(await measure[subject]()));
     }
     const machine = `${cpus().length} x ${cpus()[0]?.model ?? "unknown CPU"}`;
     process.stdout.write(

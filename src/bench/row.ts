@@ -1,5 +1,8 @@
 /** What a benchmark prints: our figure between the peer's and the limit, all from one run. */
 
+export const SUBJECTS = ["barrier", "gather", "pool", "sampler"] as const;
+export type Subject = (typeof SUBJECTS)[number];
+
 export interface BenchRow {
   readonly subject: string;
   readonly metric: string;

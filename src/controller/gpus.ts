@@ -41,10 +41,7 @@ export async function openGpus(
       environment,
     );
     undo.push(standin.remove);
-    // The stand-in NVML of this process finds the table by the same names.
-    for (const [key, value] of Object.entries(standin.environment)) {
-      if (key.startsWith("BATON_STANDIN_")) process.env[key] = value;
-    }
+    standin.adopt();
   }
   const nvml = await openNvml(standin?.nvmlPath);
   undo.push(() => nvml.close());

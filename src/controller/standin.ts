@@ -17,6 +17,8 @@ export interface Standin {
   /** The stand-in libnvidia-ml, for the controller's own NVML. */
   readonly nvmlPath: string;
   readonly environment: Readonly<Record<string, string>>;
+  /** Lets the stand-in NVML of this process find the table too. */
+  adopt(): void;
   /** Removes the table: with the last process the devices are gone. */
   remove(): void;
 }
@@ -53,5 +55,10 @@ export function makeStandin(run: string, options: StandinOptions, inherited: Nod
     BATON_STANDIN_GRANULARITY: String(options.granularityBytes),
   };
   if (options.faults !== null) environment.BATON_STANDIN_FAULTS = options.faults;
-  return { nvmlPath, environment, remove: () => rmSync(table, { force: true }) };
+  const adopt = (): void => {
+    for (const [key, value] of Object.entries(environment)) {
+      if (key.startsWith("BATON_STANDIN_")) process.env[key] = value;
+    }
+  };
+  return { nvmlPath, environment, adopt, remove: () => rmSync(table, { force: true }) };
 }
