@@ -38,6 +38,13 @@ function withExit(result, exit) {
   return { ...result, failed: 1, failures: [`the runner ended with ${exit}`] };
 }
 
+/** The beginning of a message, on one line and without colours: the whole of it stands further up. */
+function brief(message) {
+  // biome-ignore lint/suspicious/noControlCharactersInRegex: colours begin with one
+  const text = (message ?? "").replace(/\u001b\[[0-9;]*m/g, "").replace(/\s+/g, " ");
+  return text.length > 300 ? `${text.slice(0, 300)}…` : text;
+}
+
 const none = { passed: 0, failed: 0, skipped: 0, failures: [] };
 
 function vitest() {
@@ -53,7 +60,12 @@ function vitest() {
   );
   // A file that does not even load has no tests in it.
   const broken = testResults.filter((file) => file.status === "failed");
-  const failures = broken.map((file) => file.name.replace(root, ""));
+  const failures = broken.flatMap((file) => {
+    const name = file.name.replace(`${root}/`, "");
+    const tests = file.assertionResults.filter(({ status }) => status === "failed");
+    if (tests.length === 0) return [`${name}: ${brief(file.message)}`];
+    return tests.map((one) => `${name}: ${one.fullName}: ${brief(one.failureMessages[0])}`);
+  });
   const failed = Math.max(numFailedTests, failures.length);
   return withExit({ passed: numPassedTests, failed, skipped: numPendingTests + numTodoTests, failures }, exit);
 }

@@ -192,6 +192,7 @@ export interface Addon {
   duplicate(descriptor: number): number;
   openNvml(libraryPath?: string): Promise<Nvml>;
   startSampler(options: SamplerOptions): Promise<Sampler>;
+  indexChecksums(counts: BigUint64Array): Promise<BigUint64Array>;
   monotonicNs(): bigint;
 }
 
@@ -254,6 +255,16 @@ export const openNvml = async (libraryPath?: string): Promise<Nvml> => loadAddon
  * @throws as openNvml, and BatonError BAD_ARGUMENT for a rate out of range
  */
 export const startSampler = async (options: SamplerOptions): Promise<Sampler> => loadAddon().startSampler(options);
+
+/**
+ * The checksum of weights over indices only, for tensors of these many elements: the sum over i of
+ * `mix(0x9E3779B97F4A7C15 * (i + 1))` modulo 2^64, with splitmix64's finaliser as `mix`. Off the event loop, about a
+ * nanosecond an element of the largest.
+ *
+ * @throws BatonError BAD_ARGUMENT
+ */
+export const indexChecksums = async (counts: BigUint64Array): Promise<BigUint64Array> =>
+  loadAddon().indexChecksums(counts);
 
 /** CLOCK_MONOTONIC, the clock of every event, in all processes of the machine. */
 export const monotonicNs = (): bigint => loadAddon().monotonicNs();

@@ -10,6 +10,7 @@
 
 #include "native/addon/arguments.h"
 #include "native/addon/channel.h"
+#include "native/addon/checksums.h"
 #include "native/addon/environment.h"
 #include "native/addon/errors.h"
 #include "native/addon/listener.h"
@@ -170,6 +171,7 @@ Napi::Object exports_of(Napi::Env env, Napi::Object exports) {
   add("duplicate", duplicate);
   add("openNvml", NvmlObject::open);
   add("startSampler", SamplerObject::start);
+  add("indexChecksums", index_checksums);
   add("monotonicNs", monotonic_ns);
   return exports;
 }

@@ -182,7 +182,7 @@ export class BatonNode implements ServerHandlers {
         });
         break;
       case "verifyWeights":
-        this.#verify(command);
+        void this.#verify(command);
         break;
       case "measureRoom":
         this.#measureRoom(command);
@@ -262,9 +262,9 @@ export class BatonNode implements ServerHandlers {
     });
   }
 
-  #verify({ engine, epoch }: CommandOf<"verifyWeights">): void {
+  async #verify({ engine, epoch }: CommandOf<"verifyWeights">): Promise<void> {
     try {
-      const { passed, failed, failure } = this.weights.verify(engine);
+      const { passed, failed, failure } = await this.weights.verify(engine);
       this.#options.recorder.checked(engine, epoch, passed, failed);
       this.feed({ type: "verified", engine, failure });
     } catch (error) {

@@ -8,6 +8,7 @@ import { manifestElements, verifyWeights, type WeightCheck } from "../memory/ind
 import { closeDescriptor } from "../native.js";
 import { binaryOf, u64s } from "../protocol/arrays.js";
 import type { Failure, FromClient, FromController, Manifest } from "../protocol/messages.js";
+import { IndexSums } from "./index-sums.js";
 import type { Connection } from "./server.js";
 
 type Message<T extends FromClient["type"]> = Extract<FromClient, { type: T }>;
@@ -40,8 +41,12 @@ export class WeightTraffic {
   /** u64 per tensor, by local rank. */
   readonly #rankSums = new Map<number, BigUint64Array>();
 
+  readonly #indexSums = new IndexSums();
+
   manifest(rank: number, manifest: Manifest): void {
     this.manifests.set(rank, manifest);
+    // Seconds for the largest models, so they begin now; `verify` reports what goes wrong.
+    this.#indexSums.prepare(manifestElements(manifest)).catch(() => {});
   }
 
   plan(engine: number, worker: number): WorkerPlan | undefined {
@@ -165,7 +170,9 @@ export class WeightTraffic {
   }
 
   /** Compares the checksums of an engine's workers with those of the ranks, tensor by tensor. */
-  verify(engine: number): { readonly passed: number; readonly failed: number; readonly failure: Failure | null } {
+  async verify(
+    engine: number,
+  ): Promise<{ readonly passed: number; readonly failed: number; readonly failure: Failure | null }> {
     const first = this.manifests.get(0);
     if (first === undefined) throw new RangeError("no manifest");
     const check: WeightCheck = {
@@ -181,8 +188,10 @@ export class WeightTraffic {
         coverage: u64s(planned.coverage, "planned.coverage"),
       })),
     };
-    const failure = verifyWeights(check);
-    const failed = failure === null ? 0 : check.names.filter((_, tensor) => verifyWeights(only(check, tensor))).length;
+    await this.#indexSums.prepare(check.elements);
+    const failureOf = (part: WeightCheck): Failure | null => verifyWeights(part, (size) => this.#indexSums.of(size));
+    const failure = failureOf(check);
+    const failed = failure === null ? 0 : check.names.filter((_, tensor) => failureOf(only(check, tensor))).length;
     return { passed: check.names.length - failed, failed, failure };
   }
 

@@ -1,6 +1,5 @@
 /** Whether an engine holds the trainer's weights: a comparison of checksums that were made where the data is. */
 import type { Failure } from "../protocol/messages.js";
-import { IndexChecksums } from "./checksum.js";
 
 /** Sums of one rank over its own pieces, by tensor of the manifest. */
 export interface RankSums {
@@ -31,7 +30,6 @@ export interface WeightCheck {
 const MODULUS = 64;
 const wrap = (value: bigint): bigint => BigInt.asUintN(MODULUS, value);
 const hex = (value: bigint): string => `0x${value.toString(16).padStart(16, "0")}`;
-const sharedIndexChecksums = new IndexChecksums();
 
 /**
  * The first thing that is wrong, or null when every element of every tensor is in the engine, bit for bit.
@@ -41,23 +39,15 @@ const sharedIndexChecksums = new IndexChecksums();
  * heads, norms): their coverage must be m times the whole tensor (WEIGHTS_NOT_COVERED) and their sums m times S
  * (WEIGHT_CHECKSUM_MISMATCH).
  *
- * @param indexChecksum the checksum over indices 0 … n - 1; by default computed here, once for each size
+ * @param indexChecksum the checksum over indices 0 … n - 1, for every size in `check.elements`
  */
-export function verifyWeights(
-  check: WeightCheck,
-  indexChecksum: (elements: number) => bigint = defaultIndexChecksum(check),
-): Failure | null {
+export function verifyWeights(check: WeightCheck, indexChecksum: (elements: number) => bigint): Failure | null {
   return (
     checkLengths(check) ??
     (check.zeroStage < 3 ? checkReplicas(check) : null) ??
     checkCoverage(check, indexChecksum) ??
     checkSums(check)
   );
-}
-
-function defaultIndexChecksum(check: WeightCheck): (elements: number) => bigint {
-  sharedIndexChecksums.prepare(check.elements);
-  return (elements) => sharedIndexChecksums.of(elements);
 }
 
 /** A sum that is missing must not pass for one that agrees. */

@@ -2,7 +2,6 @@ import fc from "fast-check";
 import { describe, expect, it, vi } from "vitest";
 import {
   checkPieces,
-  IndexChecksums,
   manifestElements,
   manifestSignature,
   type RankSums,
@@ -11,7 +10,7 @@ import {
   type WorkerSums,
 } from "../../../src/memory/index.js";
 import { binaryOf } from "../../../src/protocol/arrays.js";
-import type { Manifest } from "../../../src/protocol/messages.js";
+import type { Failure, Manifest } from "../../../src/protocol/messages.js";
 
 vi.setConfig({ testTimeout: 120_000 });
 
@@ -29,23 +28,13 @@ function elementHash(index: number, value: bigint): bigint {
 const checksum = (indices: readonly number[], values: readonly bigint[] | null): bigint =>
   wrap(indices.reduce((sum, index) => sum + elementHash(index, values?.[index] ?? 0n), 0n));
 
-describe("index checksums", () => {
-  it("are the sums of the element hash of every index", () => {
-    const sums = new IndexChecksums();
-    let plain = 0n;
-    for (let elements = 1; elements <= 3_000; elements++) {
-      plain = wrap(plain + elementHash(elements - 1, 0n));
-      expect(sums.of(elements)).toBe(plain);
-    }
-    expect(sums.of(0)).toBe(0n);
-  });
-
-  it("do not depend on what was asked for before", () => {
-    const sums = new IndexChecksums();
-    sums.prepare([700, 3, 90_000, 3]);
-    for (const elements of [90_000, 700, 3, 5_000]) expect(sums.of(elements)).toBe(new IndexChecksums().of(elements));
-  });
-});
+/** In the addon they are tested against the same definition: native-checksums.test.ts. */
+const indexChecksum = (elements: number): bigint =>
+  checksum(
+    Array.from({ length: elements }, (_, i) => i),
+    null,
+  );
+const verify = (check: WeightCheck): Failure | null => verifyWeights(check, indexChecksum);
 
 // ---- a small world: tensors, split over ranks and workers in any way ----------------------------------------
 
@@ -125,7 +114,7 @@ describe("verifying weights", () => {
   it("accepts every split of the same values", () => {
     fc.assert(
       fc.property(worlds, (world) => {
-        expect(verifyWeights(checkOf(world))).toBeNull();
+        expect(verify(checkOf(world))).toBeNull();
       }),
       { numRuns: 500 },
     );
@@ -148,7 +137,7 @@ describe("verifying weights", () => {
           checksums[position] = flipped;
           return { ...one, checksums };
         });
-        const failure = verifyWeights({ ...check, workers });
+        const failure = verify({ ...check, workers });
         expect(failure?.code).toBe("WEIGHT_CHECKSUM_MISMATCH");
         expect(failure?.message).toContain(tensor.name);
         expect(failure?.message).toContain("engine 1");
@@ -166,7 +155,7 @@ describe("verifying weights", () => {
     const check = checkOf(world);
     const swapped = BigUint64Array.of(checksum([0, 1], [2n, 1n]));
     const workers = check.workers.map((one) => ({ ...one, checksums: swapped }));
-    expect(verifyWeights({ ...check, workers })?.code).toBe("WEIGHT_CHECKSUM_MISMATCH");
+    expect(verify({ ...check, workers })?.code).toBe("WEIGHT_CHECKSUM_MISMATCH");
   });
 
   it("finds elements that are missing, double or others than they should be", () => {
@@ -177,7 +166,7 @@ describe("verifying weights", () => {
           at === 0 ? { ...one, [field]: tweak(one[field as "coverage"], pick % world.tensors.length, 1n) } : one,
         );
         // One element more can be one whole copy more of a tensor of one element; then the sums do not fit.
-        expect(verifyWeights({ ...check, workers })?.code).toMatch(/WEIGHTS_NOT_COVERED|WEIGHT_CHECKSUM_MISMATCH/);
+        expect(verify({ ...check, workers })?.code).toMatch(/WEIGHTS_NOT_COVERED|WEIGHT_CHECKSUM_MISMATCH/);
       }),
       { numRuns: 300 },
     );
@@ -185,7 +174,7 @@ describe("verifying weights", () => {
 
   it("finds a tensor that no worker holds", () => {
     const tensors = [{ name: "a", values: [1n, 2n], owner: [0, 1], held: [[]] }];
-    expect(verifyWeights(checkOf({ zeroStage: 2, tensors, workers: 1 }))?.code).toBe("WEIGHTS_NOT_COVERED");
+    expect(verify(checkOf({ zeroStage: 2, tensors, workers: 1 }))?.code).toBe("WEIGHTS_NOT_COVERED");
   });
 
   it("finds replicas that have drifted apart, under ZeRO-0, 1 and 2", () => {
@@ -196,7 +185,7 @@ describe("verifying weights", () => {
           one.rank === rank ? { ...one, checksums: tweak(one.checksums, 0, 1n) } : one,
         );
         const expected = world.zeroStage < 3 ? "REPLICAS_DIFFER" : "WEIGHT_CHECKSUM_MISMATCH";
-        expect(verifyWeights({ ...check, ranks })?.code).toBe(expected);
+        expect(verify({ ...check, ranks })?.code).toBe(expected);
       }),
     );
   });
@@ -216,7 +205,7 @@ describe("verifying weights", () => {
       { ...check, workers: check.workers.map((one) => ({ ...one, coverage: none })) },
       { ...check, workers: check.workers.map((one) => ({ ...one, coveredElements: none })) },
     ];
-    for (const one of cases) expect(verifyWeights(one)?.code).toBe("WEIGHT_CHECKSUMS_MISSING");
+    for (const one of cases) expect(verify(one)?.code).toBe("WEIGHT_CHECKSUMS_MISSING");
   });
 
   it("uses the index checksum that it is given", () => {
