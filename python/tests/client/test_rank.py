@@ -273,6 +273,7 @@ def test_the_largest_difference_of_logprobs_is_reported(start):
     check = controller.receive(LogprobCheck)
     assert check.max_difference == pytest.approx(0.01, rel=0.01)
 
+
 def test_an_engine_with_old_weights_ends_the_rank(start):
     controller = start("2")
     controller.open_rollout(0, opened=41)
