@@ -55,17 +55,14 @@ def main(events_path: str, out: str, handoff: int) -> None:
         (phase, following)
         for phase, following in itertools.pairwise(phases)
         # The next handoff begins with `arrive`, which still carries this one's number.
-        if phase["handoff"] == handoff
-        and phase["to"] not in ("train", "arrive", "finish", "end")
+        if phase["handoff"] == handoff and phase["to"] not in ("train", "arrive", "finish", "end")
     ]
     if not inside:
         raise SystemExit(f"no handoff {handoff} in {events_path}")
     begin, end = inside[0][0]["monotonicMs"], inside[-1][1]["monotonicMs"]
     margin = 0.12 * (end - begin)
 
-    work = [
-        event for event in events if event["type"] == "work" and event["name"] in WORK
-    ]
+    work = [event for event in events if event["type"] == "work" and event["name"] in WORK]
     names = sorted({event["process"] for event in work}, key=_order)
     figure, (axes, memory) = plt.subplots(
         2,
@@ -80,14 +77,9 @@ def main(events_path: str, out: str, handoff: int) -> None:
         length = following["monotonicMs"] - phase["monotonicMs"]
         axes.barh(0, length, left=start, color=COLOURS[phase["to"]], edgecolor="white")
         if length > 0.05 * (end - begin):
-            axes.text(
-                start + length / 2, 0, phase["to"], ha="center", va="center", fontsize=8
-            )
+            axes.text(start + length / 2, 0, phase["to"], ha="center", va="center", fontsize=8)
     for event in work:
-        if (
-            event["startMs"] < end + margin
-            and event["startMs"] + event["durationMs"] > begin - margin
-        ):
+        if event["startMs"] < end + margin and event["startMs"] + event["durationMs"] > begin - margin:
             axes.barh(
                 1 + names.index(event["process"]),
                 event["durationMs"],
@@ -106,18 +98,9 @@ def main(events_path: str, out: str, handoff: int) -> None:
 
     samples = [event for event in events if event["type"] == "memory"]
     times = [event["monotonicMs"] - begin for event in samples]
-    memory.step(
-        times,
-        [event["usedBytes"][0] / 2**20 for event in samples],
-        where="post",
-        color="#3d405b",
-    )
+    memory.step(times, [event["usedBytes"][0] / 2**20 for event in samples], where="post", color="#3d405b")
     memory.fill_between(
-        times,
-        [event["usedBytes"][0] / 2**20 for event in samples],
-        step="post",
-        color="#3d405b",
-        alpha=0.2,
+        times, [event["usedBytes"][0] / 2**20 for event in samples], step="post", color="#3d405b", alpha=0.2
     )
     memory.set_ylim(0, 1.25 * max(event["usedBytes"][0] for event in samples) / 2**20)
     memory.set_ylabel("GPU 0, MiB", fontsize=8)
@@ -131,12 +114,8 @@ def main(events_path: str, out: str, handoff: int) -> None:
 
 def _order(process: str) -> tuple[int, list[int]]:
     kind = 0 if process.startswith("rank") else 1
-    numbers = [
-        int(part) for part in process.replace("worker ", "").split() if part.isdigit()
-    ]
-    return kind, numbers if kind == 0 else (
-        [numbers[-1], 0] if len(numbers) == 1 else [numbers[-1], 1 + numbers[0]]
-    )
+    numbers = [int(part) for part in process.replace("worker ", "").split() if part.isdigit()]
+    return kind, numbers if kind == 0 else ([numbers[-1], 0] if len(numbers) == 1 else [numbers[-1], 1 + numbers[0]])
 
 
 if __name__ == "__main__":

@@ -60,16 +60,11 @@ class Nvrtc:
 
     def __init__(self, path: Path) -> None:
         # NVRTC opens its builtins by name only; a wheel's folder is on no loader path.
-        self._builtins = [
-            ctypes.CDLL(str(each))
-            for each in path.parent.glob("libnvrtc-builtins.so.*")
-        ]
+        self._builtins = [ctypes.CDLL(str(each)) for each in path.parent.glob("libnvrtc-builtins.so.*")]
         self._library = ctypes.CDLL(str(path))
         self._library.nvrtcGetErrorString.restype = ctypes.c_char_p
 
-    def _check(
-        self, result: int, what: str, program: ctypes.c_void_p | None = None
-    ) -> None:
+    def _check(self, result: int, what: str, program: ctypes.c_void_p | None = None) -> None:
         if result == 0:
             return
         text = self._library.nvrtcGetErrorString(result).decode()
@@ -78,48 +73,29 @@ class Nvrtc:
 
     def _text(self, function: str, program: ctypes.c_void_p) -> str:
         size = ctypes.c_size_t()
-        self._check(
-            getattr(self._library, function + "Size")(program, ctypes.byref(size)),
-            function,
-        )
+        self._check(getattr(self._library, function + "Size")(program, ctypes.byref(size)), function)
         buffer = ctypes.create_string_buffer(size.value)
         self._check(getattr(self._library, function)(program, buffer), function)
         return buffer.value.decode()
 
     def version(self) -> str:
         major, minor = ctypes.c_int(), ctypes.c_int()
-        self._check(
-            self._library.nvrtcVersion(ctypes.byref(major), ctypes.byref(minor)),
-            "nvrtcVersion",
-        )
+        self._check(self._library.nvrtcVersion(ctypes.byref(major), ctypes.byref(minor)), "nvrtcVersion")
         return f"{major.value}.{minor.value}"
 
     def compile(self, source: str, headers: dict[str, str], options: list[str]) -> str:
         """The PTX of one source; ends the script with the compiler's log when it does not compile."""
         program = ctypes.c_void_p()
-        contents = (ctypes.c_char_p * len(headers))(
-            *(text.encode() for text in headers.values())
-        )
+        contents = (ctypes.c_char_p * len(headers))(*(text.encode() for text in headers.values()))
         names = (ctypes.c_char_p * len(headers))(*(name.encode() for name in headers))
         self._check(
             self._library.nvrtcCreateProgram(
-                ctypes.byref(program),
-                source.encode(),
-                b"kernels.cu",
-                len(headers),
-                contents,
-                names,
+                ctypes.byref(program), source.encode(), b"kernels.cu", len(headers), contents, names
             ),
             "nvrtcCreateProgram",
         )
-        arguments = (ctypes.c_char_p * len(options))(
-            *(option.encode() for option in options)
-        )
-        self._check(
-            self._library.nvrtcCompileProgram(program, len(options), arguments),
-            "nvrtcCompileProgram",
-            program,
-        )
+        arguments = (ctypes.c_char_p * len(options))(*(option.encode() for option in options))
+        self._check(self._library.nvrtcCompileProgram(program, len(options), arguments), "nvrtcCompileProgram", program)
         ptx = self._text("nvrtcGetPTX", program)
         self._library.nvrtcDestroyProgram(ctypes.byref(program))
         return ptx
@@ -131,9 +107,7 @@ def lower_version(ptx: str) -> str:
     A driver refuses PTX of a version newer than itself, whatever is in it; ptxas checks that the text is valid
     as the older version.
     """
-    return re.sub(
-        r"^\.version .*$", f".version {PTX_VERSION}", ptx, count=1, flags=re.MULTILINE
-    )
+    return re.sub(r"^\.version .*$", f".version {PTX_VERSION}", ptx, count=1, flags=re.MULTILINE)
 
 
 def digest_line() -> str:
@@ -150,14 +124,8 @@ def make(nvrtc: Nvrtc) -> str:
     options = [f"--gpu-architecture={ARCHITECTURE}", "--std=c++17"]
     ptx = nvrtc.compile(SOURCE.read_text(), headers, options)
     # What the compiler says about itself (its build and version) would change with every release of it.
-    body = "\n".join(
-        line for line in lower_version(ptx).splitlines() if not line.startswith("//")
-    ).strip("\n")
-    head = (
-        "// Made from kernels.cu by scripts/make_ptx.py; do not edit.",
-        digest_line(),
-        compiler_line(nvrtc),
-    )
+    body = "\n".join(line for line in lower_version(ptx).splitlines() if not line.startswith("//")).strip("\n")
+    head = ("// Made from kernels.cu by scripts/make_ptx.py; do not edit.", digest_line(), compiler_line(nvrtc))
     return "\n".join((*head, body)) + "\n"
 
 
@@ -171,14 +139,7 @@ def assemble(ptx: str) -> None:
         source.write_text(ptx)
         for architecture in ASSEMBLED_FOR:
             run = subprocess.run(
-                [
-                    ptxas,
-                    "-v",
-                    f"-arch={architecture}",
-                    source,
-                    "-o",
-                    Path(folder) / "out",
-                ],
+                [ptxas, "-v", f"-arch={architecture}", source, "-o", Path(folder) / "out"],
                 capture_output=True,
                 check=False,
                 text=True,
@@ -188,29 +149,18 @@ def assemble(ptx: str) -> None:
                 raise SystemExit(f"ptxas -arch={architecture}: {run.stderr}")
             for line in run.stderr.splitlines():
                 if "registers" in line or "spill" in line:
-                    print(
-                        f"{architecture}: {line.removeprefix('ptxas info    : ').strip()}"
-                    )
+                    print(f"{architecture}: {line.removeprefix('ptxas info    : ').strip()}")
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "--check",
-        action="store_true",
-        help="compare with kernels.ptx instead of writing it",
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true", help="compare with kernels.ptx instead of writing it")
     check: bool = parser.parse_args().check
     stored = OUTPUT.read_text() if OUTPUT.exists() else ""
     path = find_nvrtc()
     nvrtc = Nvrtc(path) if path is not None else None
     if nvrtc is None and not check:
-        print(
-            "libnvrtc was not found; install nvidia-cuda-nvrtc, or PyTorch with CUDA",
-            file=sys.stderr,
-        )
+        print("libnvrtc was not found; install nvidia-cuda-nvrtc, or PyTorch with CUDA", file=sys.stderr)
         return 1
     fresh = digest_line() in stored.splitlines()
     if nvrtc is not None:
@@ -223,10 +173,7 @@ def main() -> int:
         if compiler_line(nvrtc) in stored.splitlines():
             fresh = stored == ptx
     if not fresh:
-        print(
-            f"{OUTPUT} is not what {SOURCE.name} gives; run scripts/make_ptx.py",
-            file=sys.stderr,
-        )
+        print(f"{OUTPUT} is not what {SOURCE.name} gives; run scripts/make_ptx.py", file=sys.stderr)
     return 0 if fresh else 1
 
 
