@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import secrets
+import shutil
 import signal
 import socket
 import subprocess
@@ -174,9 +175,7 @@ class Run:
         self.listener.close()
         for path in (self.path, self.table):
             path.unlink(missing_ok=True)
-        for path in self.folder.iterdir():
-            path.unlink()
-        self.folder.rmdir()
+        shutil.rmtree(self.folder)
 
     def __enter__(self) -> Run:
         return self
