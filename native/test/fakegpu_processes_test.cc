@@ -318,11 +318,7 @@ TEST_F(Processes, WithoutATableThereAreNoGpus) {
 }
 
 TEST_F(Processes, AThousandKillsLeaveTotalsExactAndNeverAboveTheLimit) {
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-  constexpr int kKills = 200;  // enough for what a sanitizer can see; the count is for the plain build
-#else
   constexpr int kKills = 1000;
-#endif
   constexpr int kAtOnce = 8;
   const Child resident = holder(0, 3);
   ASSERT_EQ(resident.hear(), 'y');

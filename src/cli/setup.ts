@@ -98,7 +98,8 @@ async function makeVenv(venv: string, options: SetupOptions): Promise<PythonProb
     say("installing packages with pip (several minutes)");
     await must([python, "-m", "pip", "install", "--progress-bar", "on", "-r", requirements], options);
   } else {
-    const install = [...installer, "pip", "install", "--python", python, "-r", requirements];
+    // Bytecode once, not in each of a dozen processes at every start.
+    const install = [...installer, "pip", "install", "--compile-bytecode", "--python", python, "-r", requirements];
     say("installing packages with uv (a minute or two)");
     // PyTorch's own index has small CPU builds; where it cannot be reached, the usual index has the large ones.
     const small = options.hasGpu ? false : await works([...install, "--torch-backend=cpu"], options);

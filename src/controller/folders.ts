@@ -25,8 +25,11 @@ export interface RunFolder {
 export function takeRunFolder(path: string): RunFolder {
   let lock: Lock;
   try {
-    mkdirSync(join(path, "logs"), { recursive: true });
+    mkdirSync(path, { recursive: true });
     lock = takeLock(join(path, LOCK));
+    // A run that ends early must not show the last words of one before it.
+    rmSync(join(path, "logs"), { recursive: true, force: true });
+    mkdirSync(join(path, "logs"));
   } catch (error) {
     if (error instanceof LockHeld) {
       throw new BatonError({

@@ -103,9 +103,9 @@ const HANDLERS: Handlers = {
     step.fail({
       code: "INTERRUPTED",
       message: `the run was interrupted (${event.signal})`,
-      expected: "",
+      expected: "a run that ends by itself",
       found: event.signal,
-      action: "",
+      action: "Nothing was left behind. Training goes on from the script's own last checkpoint, if it wrote one.",
     }),
 };
 

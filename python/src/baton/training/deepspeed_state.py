@@ -110,7 +110,10 @@ def _moment_bytes_per_element(engine: Any) -> int:
         moments = [value for value in state.get(master, {}).values() if isinstance(value, torch.Tensor)]
         if moments and master.numel() > 1:
             return sum(moment.element_size() for moment in moments if moment.numel() == master.numel())
-    return 0
+    # Before the first step there are none, and they need room all the same: the optimizers with betas (Adam and its
+    # kin) make two as large as the master.
+    group = innermost_optimizer(engine).param_groups[0]
+    return 2 * masters_of(engine)[0].element_size() if "betas" in group else 0
 
 
 def gradients_live(engine: Any) -> bool:

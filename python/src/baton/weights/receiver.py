@@ -25,7 +25,15 @@ from baton.protocol.messages import FromController, Planned, PlannedSource, Rank
 from baton.weights import plan as planning
 from baton.weights.manifest import RankPieces, TensorSpec, sources_for
 from baton.weights.recorder import Loads, Recording, record
-from baton.weights.transfer import Assembler, Mapped, Report, Source, differing_parameters, flip_one_bit
+from baton.weights.transfer import (
+    Assembler,
+    Mapped,
+    Report,
+    Source,
+    back_to_first,
+    differing_parameters,
+    flip_one_bit,
+)
 
 _Message = TypeVar("_Message", RankManifest, Sources)
 
@@ -52,6 +60,8 @@ class _State:
     recording: Recording | None = None
     plan: planning.Plan | None = None
     copies: native.CopyPlan | None = None
+    #: A fault on purpose keeps the first weights here.
+    first: list[torch.Tensor] | None = None
 
 
 class Receiver:
@@ -161,6 +171,8 @@ class Receiver:
                 sums = self._baton_load(assembler, report, skip)
             elif not skip:
                 self._baton_copy(plan, mapped, report)
+            if self._baton_fault("worker.sync.first-weights"):
+                self._baton.first = back_to_first(host.model, self._baton.first)
             if self._baton_fault("worker.sync.flip-bit"):
                 flip_one_bit(next(iter(dict(host.model.named_parameters()).values())))
             if last.compare and plan.fallback is None:

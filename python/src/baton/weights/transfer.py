@@ -141,6 +141,16 @@ def _bits(tensor: Tensor) -> Tensor:
     return tensor.detach().contiguous().reshape(-1).view(torch.uint8)
 
 
+def back_to_first(model: torch.nn.Module, first: list[Tensor] | None) -> list[Tensor]:
+    """A fault on purpose: the first weights stay for ever. Returns them."""
+    parameters = [parameter.detach() for parameter in model.parameters()]
+    if first is None:
+        return [parameter.clone() for parameter in parameters]
+    for parameter, kept in zip(parameters, first, strict=True):
+        parameter.copy_(kept)
+    return first
+
+
 def flip_one_bit(tensor: Tensor) -> None:
     """A fault on purpose."""
     _flat = tensor.detach().view(-1).view(torch.uint8)

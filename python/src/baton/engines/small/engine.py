@@ -25,7 +25,7 @@ from baton.errors import BatonError
 #: How long workers that report a failure are given to turn out to be victims of another one's death.
 DEATH_GRACE_SECONDS = 0.3
 #: Worker 0 takes the others along, and they may be seen to end a moment before it.
-FIRST_SECONDS = 0.1
+FIRST_SECONDS = 0.5
 #: Longest a collective of the workers may take; a dead peer is noticed at once, a stopped one only by this.
 COLLECTIVE_SECONDS = 600.0
 #: A worker reads its commands at once, unless it is stopped and its socket full.
