@@ -58,7 +58,7 @@ describe("processes", () => {
 
   test("descendants are found across sessions; adopted ones are reaped with their status", async () => {
     becomeSubreaper();
-    const shell = start("bash", ["-c", "setsid bash -c 'sleep 0.4; exit 23' & sleep 0.2"]);
+    const shell = start("bash", ["-c", "setsid bash -c 'sleep 2; exit 23' & sleep 1"]);
     let below: number[] = [];
     await until("all are there", () => {
       below = descendants(shell.pid).map((info) => info.pid);
