@@ -16,8 +16,8 @@ constexpr uint64_t kAlignment = 512;
 
 std::atomic<baton_pool*> torch_pool{nullptr};
 
-// PyTorch gives memory back as if to cudaFree, which waits for the device: work that was queued before may still use it,
-// and the pool hands it out again to whoever asks next, on any stream.
+// PyTorch gives memory back as if to cudaFree, which waits for the device: work that was queued before may still use
+// it, and the pool hands it out again to whoever asks next, on any stream.
 Status wait_for_device(int32_t device) {
   BATON_ASSIGN(const baton::Gpu* gpu, baton::Gpu::get(device));
   const baton::CurrentContext current(*gpu);

@@ -1,4 +1,4 @@
-"""libbaton's pool, imports, copies and checksums on a real GPU.
+"""libbaton's pool on a real GPU: pauses, imports, copies and checksums.
 
     PYTHONPATH=python/src python3 test/gpu/pool_check.py [--gib 8] [--json FILE]
 
@@ -9,48 +9,15 @@ from __future__ import annotations
 
 import argparse
 import os
-import random
-import socket
-import subprocess
-import sys
 import time
-from typing import Any
 
 import numpy as np
 import torch
 from baton import native
 from baton.errors import BatonError
-from support import GIB, MIB, Checks, bytes_sum, device_bytes_used, tensor_at
-
-DEVICE = 0
-U64 = np.uint64
-
-
-def fill(tensor: torch.Tensor, seed: int) -> None:
-    """Random bytes; the same for the same seed and size."""
-    generator = torch.Generator(device="cuda").manual_seed(seed)
-    words = tensor[: tensor.numel() // 8 * 8].view(torch.int64)
-    step = 1 << 27
-    for begin in range(0, words.numel(), step):
-        words[begin : begin + step].random_(generator=generator)
-
-
-def seconds_of(work: Any, rounds: int = 3) -> float:
-    """The best of some rounds."""
-    best = float("inf")
-    for _ in range(rounds):
-        torch.cuda.synchronize()
-        begin = time.perf_counter()
-        work()
-        torch.cuda.synchronize()
-        best = min(best, time.perf_counter() - begin)
-    return best
-
-
-def arena_fd(size: int) -> int:
-    fd = os.memfd_create("arena", os.MFD_CLOEXEC)
-    os.ftruncate(fd, size)
-    return fd
+from pool_import import check_import
+from pool_kernels import check_checksums, check_copies
+from support import DEVICE, GIB, MIB, Checks, arena_fd, device_bytes_used, fill, seconds_of, tensor_at
 
 
 def pinned_limits() -> tuple[float, float]:
@@ -211,181 +178,6 @@ def check_growth(checks: Checks, fd: int) -> None:
     pool.close()
 
 
-CHILD = """
-import socket, sys, ctypes
-import torch
-sys.path.insert(0, {folder!r})
-from support import tensor_at, bytes_sum
-from baton import native
-torch.zeros(1, device="cuda")
-native.checksum(0, __import__("numpy").zeros(0, dtype=native.CHECKSUM_ITEM), 0)
-parent = socket.socket(fileno=int(sys.argv[1]))
-parent.sendall(b"r")
-message, fds, _, _ = socket.recv_fds(parent, 4096, 64)
-segment_bytes, offset, size, *numbers = map(int, message.split())
-import time, os
-begin = time.perf_counter()
-imported = native.Import(0, segment_bytes, numbers, fds)
-opened = time.perf_counter() - begin
-for fd in fds: os.close(fd)
-data = tensor_at(imported.base + offset, size)
-own = torch.empty(size, dtype=torch.uint8, device="cuda")
-total = bytes_sum(native, data.data_ptr(), size)
-run = __import__("numpy").zeros(1, dtype=native.RUN)
-run["src_offset"], run["dst"], run["bytes"] = offset, own.data_ptr(), size
-plan = native.CopyPlan(0, run)
-plan.execute([imported.base])
-report = plan.execute([imported.base])
-copied = bytes_sum(native, own.data_ptr(), size)
-parent.sendall(f"{{total}} {{copied}} {{opened}} {{report.total_ns}}".encode())
-parent.recv(1)
-begin = time.perf_counter()
-imported.close()
-parent.sendall(str(time.perf_counter() - begin).encode())
-parent.recv(1)
-plan.close()
-os._exit(0)
-"""
-
-
-def check_import(checks: Checks, size: int) -> None:
-    """Another process maps the segments by descriptor; what it maps stays until it lets go."""
-    pool = native.Pool(DEVICE, name="export", exportable=True, segment_bytes=64 * MIB)
-    arena = arena_fd(size + MIB)
-    pool.set_arena(arena, 0, size + MIB)
-    os.close(arena)
-    address = pool.allocate(size)
-    state = tensor_at(address, size)
-    fill(state, 99)
-    torch.cuda.synchronize()
-    kept = state.clone()
-    mine, theirs = socket.socketpair()
-    script = CHILD.format(folder=os.path.dirname(os.path.abspath(__file__)))
-    child = subprocess.Popen([sys.executable, "-c", script, str(theirs.fileno())], pass_fds=[theirs.fileno()])
-    theirs.close()
-    mine.settimeout(120)
-    mine.recv(1)
-    begin_offset, end_offset = address - pool.base, address - pool.base + size
-    segments = range(begin_offset // pool.segment_bytes, -(-end_offset // pool.segment_bytes))
-    begin = time.perf_counter()
-    fds = [pool.export(segment) for segment in segments]
-    checks.figure("export ms a segment", (time.perf_counter() - begin) * 1e3 / len(fds))
-    text = " ".join(map(str, [pool.segment_bytes, address - pool.base, size, *segments]))
-    socket.send_fds(mine, [text.encode()], fds)
-    for fd in fds:
-        os.close(fd)
-    total, copied, opened, copy_ns = mine.recv(4096).decode().split()
-    want = bytes_sum(native, address, size)
-    checks.that("an importer reads the same bytes", int(total) == want, f"{total} and {want}")
-    checks.that("its copy kernel copies them", int(copied) == want)
-    checks.figure(f"import: open {len(fds)} segments ms", float(opened) * 1e3)
-    checks.figure("import: copy kernel from the mapping GB/s", size / int(copy_ns))
-    used = device_bytes_used()
-    released = pool.pause().released_bytes
-    held = used - device_bytes_used()
-    mine.sendall(b"c")
-    closed = float(mine.recv(4096))
-    time.sleep(0.05)
-    free = used - device_bytes_used()
-    checks.that("memory that an importer maps is held", held == 0, f"{held} bytes fell")
-    checks.that("it returns when the importer lets go", free == released, f"{free} of {released} bytes")
-    checks.figure("import: close ms", closed * 1e3)
-    pool.resume()
-    torch.cuda.synchronize()
-    checks.that("the exporter resumes afterwards", torch.equal(state, kept))
-    mine.sendall(b"x")
-    checks.that("the importer ends well", child.wait(60) == 0)
-    del state
-    pool.close()
-
-
-def check_copies(checks: Checks) -> None:
-    """The batched copy kernel against torch, at every alignment, and its speed."""
-    chance = random.Random(5)
-    source = torch.empty(64 * MIB, dtype=torch.uint8, device="cuda")
-    fill(source, 7)
-    got, want = torch.zeros_like(source), torch.zeros_like(source)
-    runs, offset = [], 0
-    while offset < 60 * MIB:
-        length = chance.choice([1, 2, 3, 15, 16, 17, 31, 896, 897, 4096, 16384, 16385, 100_000, 1_000_003])
-        offset += chance.choice([0, 1, 2, 3, 7, 8, 16])
-        start = chance.randrange(source.numel() - length)
-        runs.append((0, 0, start, got.data_ptr() + offset, length))
-        want[offset : offset + length] = source[start : start + length]
-        offset += length
-    chance.shuffle(runs)
-    plan = native.CopyPlan(DEVICE, np.array(runs, dtype=native.RUN))
-    torch.cuda.synchronize()
-    plan.execute([source.data_ptr()])
-    checks.that(f"copy kernel: {len(runs)} runs of any alignment", torch.equal(got, want))
-    plan.close()
-    size = 4 * GIB
-    big, to = (torch.empty(size, dtype=torch.uint8, device="cuda") for _ in range(2))
-    fill(big, 3)
-    direct = seconds_of(lambda: to.copy_(big))
-    checks.figure("torch device to device GB/s", size / direct / 1e9)
-    for length in (896, 16 * 1024, size):
-        whole = np.zeros(size // length, dtype=native.RUN)
-        whole["src_offset"] = np.arange(whole.size, dtype=U64)[::-1] * U64(length)
-        whole["dst"] = to.data_ptr() + np.arange(whole.size, dtype=U64) * U64(length)
-        whole["bytes"] = length
-        plan = native.CopyPlan(DEVICE, whole)
-        best = min(plan.execute([big.data_ptr()]).total_ns for _ in range(4))
-        moved = whole.size * length
-        checks.figure(f"copy kernel, runs of {length}: GB/s", moved / best)
-        checks.figure(f"copy kernel, runs of {length}: of torch", moved / best / (size / direct / 1e9))
-        if length < size:
-            rows = torch.equal(to[:moved].view(-1, length), big[:moved].view(-1, length).flip(0))
-            checks.that(f"copy kernel, runs of {length}: right", rows)
-        plan.close()
-
-
-def element_hashes(first: int, values: np.ndarray[Any, Any]) -> int:
-    """The formula of native/copy/checksum.h, in numpy: an implementation of its own."""
-    with np.errstate(over="ignore"):
-        index = np.arange(first + 1, first + 1 + values.size, dtype=U64)
-        z = values.astype(U64) + U64(0x9E3779B97F4A7C15) * index
-        z ^= z >> U64(30)
-        z *= U64(0xBF58476D1CE4E5B9)
-        z ^= z >> U64(27)
-        z *= U64(0x94D049BB133111EB)
-        z ^= z >> U64(31)
-        return int(z.sum(dtype=U64))
-
-
-def check_checksums(checks: Checks) -> None:
-    """The checksum kernel against the formula, for every width and alignment, and its speed."""
-    data = torch.empty(8 * MIB, dtype=torch.uint8, device="cuda")
-    fill(data, 11)
-    host = data.cpu().numpy()
-    items, wanted = [], []
-    chance = random.Random(6)
-    for width in (1, 2, 4, 8):
-        for _ in range(40):
-            start = chance.randrange(0, MIB)
-            if chance.random() < 0.5:
-                start = start // 16 * 16
-            elements = chance.choice([1, 7, 64, 1000, 65536, 300_001])
-            first = chance.choice([0, 5, 1 << 33])
-            items.append((data.data_ptr() + start, first, elements, width, len(items)))
-            values = host[start : start + elements * width].copy().view(np.dtype(f"<u{width}"))
-            wanted.append(element_hashes(first, values))
-    torch.cuda.synchronize()
-    got = native.checksum(DEVICE, np.array(items, dtype=native.CHECKSUM_ITEM), len(items))
-    checks.that(f"checksum kernel: {len(items)} sums of any width and alignment", got.tolist() == wanted)
-    covered = native.checksum(DEVICE, np.array(items, dtype=native.CHECKSUM_ITEM), len(items), indices_only=True)
-    right = all(
-        int(covered[i]) == element_hashes(int(item[1]), np.zeros(item[2], dtype=U64)) for i, item in enumerate(items)
-    )
-    checks.that("checksum kernel: indices only", right)
-    size = 4 * GIB
-    big = torch.empty(size, dtype=torch.uint8, device="cuda")
-    whole = np.array([(big.data_ptr(), 0, size // 2, 2, 0)], dtype=native.CHECKSUM_ITEM)
-    native.checksum(DEVICE, whole, 1)
-    best = seconds_of(lambda: native.checksum(DEVICE, whole, 1))
-    checks.figure("checksum kernel, bf16: GB/s", size / best / 1e9)
-
-
 def check_out_of_memory(checks: Checks) -> None:
     """A resume without room fails with figures, and succeeds when there is room again."""
     pool = native.Pool(DEVICE, name="tight", exportable=True, segment_bytes=64 * MIB)
@@ -423,7 +215,11 @@ def main() -> int:
     parser.add_argument("--gib", type=int, default=8)
     parser.add_argument("--json")
     wanted = parser.parse_args()
-    torch.zeros(1, device="cuda")
+    # What torch loads and makes at first use would look like memory that is left behind.
+    warm = torch.ones(64, 64, device="cuda", dtype=torch.bfloat16)
+    torch.equal(warm @ warm, warm)
+    fill(torch.empty(4096, dtype=torch.uint8, device="cuda"), 0)
+    native.checksum(DEVICE, np.zeros(0, dtype=native.CHECKSUM_ITEM), 0)
     checks = Checks("pool_check")
     size = wanted.gib * GIB
     checks.run(check_driver, checks)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 import traceback
 from collections.abc import Callable
@@ -14,6 +15,7 @@ import torch
 
 MIB = 1 << 20
 GIB = 1 << 30
+DEVICE = 0
 
 
 class Checks:
@@ -92,3 +94,30 @@ def bytes_sum(native: Any, address: int, size: int) -> int:
     """The checksum of `size` bytes of device memory, a multiple of 8."""
     item = np.array([(address, 0, size // 8, 8, 0)], dtype=native.CHECKSUM_ITEM)
     return int(native.checksum(0, item, 1)[0])
+
+
+def fill(tensor: torch.Tensor, seed: int) -> None:
+    """Random bytes; the same for the same seed and size."""
+    generator = torch.Generator(device="cuda").manual_seed(seed)
+    words = tensor[: tensor.numel() // 8 * 8].view(torch.int64)
+    step = 1 << 27
+    for begin in range(0, words.numel(), step):
+        words[begin : begin + step].random_(generator=generator)
+
+
+def seconds_of(work: Any, rounds: int = 3) -> float:
+    """The best of some rounds."""
+    best = float("inf")
+    for _ in range(rounds):
+        torch.cuda.synchronize()
+        begin = time.perf_counter()
+        work()
+        torch.cuda.synchronize()
+        best = min(best, time.perf_counter() - begin)
+    return best
+
+
+def arena_fd(size: int) -> int:
+    fd = os.memfd_create("arena", os.MFD_CLOEXEC)
+    os.ftruncate(fd, size)
+    return fd
