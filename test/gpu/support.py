@@ -15,7 +15,7 @@ import torch
 
 MIB = 1 << 20
 GIB = 1 << 30
-DEVICE = 0
+DEVICE = 0  # what the checks run on
 
 
 class Checks:
