@@ -8,6 +8,7 @@
 #pragma once
 #include <stddef.h>
 #include <stdint.h>
+#include <sys/types.h>
 
 #if defined(__cplusplus)
 extern "C" {
@@ -194,6 +195,16 @@ typedef struct {
 } baton_checksum_item;
 BATON_API baton_status baton_checksum(int32_t device, const baton_checksum_item* items, uint64_t count,
                                       int32_t indices_only, uint64_t* sums, uint64_t groups);
+
+// ---- PyTorch on CUDA -----------------------------------------------------------------------------------
+
+// Makes `pool` the one that the two functions below serve. Once per process: SECOND_TRAINING_MEMORY. The pool must
+// outlive every block.
+BATON_API baton_status baton_torch_cuda_install(baton_pool* pool);
+// For torch.cuda.memory.CUDAPluggableAllocator, in its signatures (the last argument is a cudaStream_t). Null when
+// memory is out; baton_last_error() says why. Freeing waits for the device, as cudaFree does.
+BATON_API void* baton_torch_cuda_malloc(ssize_t bytes, int device, void* stream);
+BATON_API void baton_torch_cuda_free(void* block, ssize_t bytes, int device, void* stream);
 
 // ---- life ------------------------------------------------------------------------------------------------
 

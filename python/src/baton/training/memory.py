@@ -25,7 +25,7 @@ from baton.training.away import AwayGuard
 from baton.training.backends import Backend, choose
 from baton.training.first_step import FirstStep
 from baton.training.gate import Gate
-from baton.training.holdings import Holdings, Role
+from baton.training.holdings import Holding, Holdings, Role
 from baton.training.moves import move_in, move_out, outside
 
 Stage = Literal["optimizer", "all"]
@@ -170,12 +170,17 @@ class TrainingMemory:
     def _adopt(self) -> Holdings:
         """Looks at engine and optimizer again; afterwards all their state is in the pool, and nothing else."""
         self._holdings = Holdings(())  # it keeps storages alive that are state no more
-        holdings = Holdings(deepspeed_state.training_tensors(self._engine, self._frozen))
+        self._backend.settle()
+        found = deepspeed_state.training_tensors(self._engine, self._frozen)
+        # Optimizers keep counters on the CPU, and a reference model may live there: nothing to give to an engine.
+        holdings = Holdings(label for label in found if label.tensor.device.type in (self._backend.device_type, "cuda"))
         wrong = outside(holdings, self.pool)
         if wrong:
             with self:
                 move_in(wrong, self._backend)
-        self._unknown = move_out(self.pool, holdings, self._backend)
+        self._unknown, moved = move_out(self.pool, holdings, self._backend)
+        if wrong or moved:
+            self._backend.settle()
         self.pool.trim()
         self._holdings = holdings
         return holdings
@@ -227,7 +232,6 @@ class TrainingMemory:
         deepspeed_state.let_go_of_gathered(self._engine)
         for other in self._frozen:
             deepspeed_state.let_go_of_gathered(other)
-        self._backend.settle()
         return self._adopt()
 
     def pause(
@@ -247,10 +251,9 @@ class TrainingMemory:
         holdings = self._holdings if prepared else self.prepare()
         if own_arena:
             self._ensure_arena()
-        self.pool.declare(native.FROZEN, [held.range for held in holdings.of(Role.FROZEN)])
-        gradients = holdings.of(Role.GRADIENT)
-        self.pool.declare(native.ZERO, [held.range for held in gradients if not held.live])
-        self.pool.declare(native.DISCARD, [held.range for held in holdings.of(Role.COMMUNICATION)])
+        self._declare(native.FROZEN, holdings.of(Role.FROZEN))
+        self._declare(native.ZERO, [held for held in holdings.of(Role.GRADIENT) if not held.live])
+        self._declare(native.DISCARD, holdings.of(Role.COMMUNICATION))
         report = self.pool.pause(
             live=self._backend.live(self.pool),
             keep=[*self._unknown, *(self.engine_ranges() if stage == "optimizer" else ())],
@@ -267,6 +270,9 @@ class TrainingMemory:
             seconds=report.total_ns / 1e9,
             simulated_seconds=None if report.simulated_ns is None else report.simulated_ns / 1e9,
         )
+
+    def _declare(self, kind: int, holdings: Sequence[Holding]) -> None:
+        self.pool.declare(kind, [(held.address, self._backend.taken(held.bytes)) for held in holdings])
 
     def engine_ranges(self) -> list[tuple[int, int]]:
         """(address, bytes) of the storages that the engine's weights come from."""

@@ -51,7 +51,7 @@ def _shared(moving: list[Holding], backend: Backend) -> list[str]:
     for holding in moving:
         if holding.storage.device.type != backend.device_type:
             problems.append(f"{_name(holding)} is on {holding.storage.device}")
-        elif holding.storage.is_shared():
+        elif backend.shared(holding.storage):
             problems.append(f"{_name(holding)} is shared with other processes")
     return problems
 
@@ -72,32 +72,32 @@ def _replace(holding: Holding) -> None:
     The old memory stays as it is for whoever else looks at it.
     """
     old = holding.storage
-    new = torch.empty(old.nbytes(), dtype=torch.uint8).untyped_storage()
+    new = torch.empty(old.nbytes(), dtype=torch.uint8, device=old.device).untyped_storage()
     new.copy_(old)
-    for tensor in tensors_of({old._cdata}):
-        view = torch.empty(0, dtype=tensor.dtype)
+    for tensor in tensors_of({old._cdata}, old.device.type):
+        view = torch.empty(0, dtype=tensor.dtype, device=old.device)
         view.set_(new, tensor.storage_offset(), tensor.size(), tensor.stride())
         tensor.data = view
     holding.storage = new
 
 
-def move_out(pool: native.Pool, holdings: Holdings, backend: Backend) -> list[tuple[int, int]]:
+def move_out(pool: native.Pool, holdings: Holdings, backend: Backend) -> tuple[list[tuple[int, int]], bool]:
     """Moves what is not training state out of the pool, which must be closed.
 
     Returns (address, bytes) of the blocks that stay, because nobody in Python knows them or somebody outside of torch
-    may look at them: their segments must stay mapped.
+    may look at them: their segments must stay mapped. And whether there was anything to move.
     """
     known = [holding.range for holding in holdings]
-    unknown = unknown_blocks(pool, known)
+    unknown = unknown_blocks(backend.blocks(pool), known)
     if unknown.size == 0:
-        return []
+        return [], False
     keys = {holding.key for holding in holdings}
-    for storage in storages_in(unknown, keys):
+    for storage in storages_in(unknown, keys, backend.device_type):
         # Memory that numpy or another library may look at is marked by torch as not resizable.
-        if storage.resizable() and not storage.is_shared():
+        if storage.resizable() and not backend.shared(storage):
             backend.rehome(storage)
-    left = unknown_blocks(pool, known)
-    return [(int(block["address"]), int(block["bytes"])) for block in left]
+    left = unknown_blocks(backend.blocks(pool), known)
+    return [(int(block["address"]), int(block["bytes"])) for block in left], True
 
 
 def _name(holding: Holding) -> str:

@@ -17,9 +17,8 @@ import torch
 from baton import native
 
 
-def unknown_blocks(pool: native.Pool, known: list[tuple[int, int]]) -> native.Array:
-    """The pool's blocks (native.RANGE) that contain none of the `known` addresses."""
-    blocks = pool.blocks()
+def unknown_blocks(blocks: native.Array, known: list[tuple[int, int]]) -> native.Array:
+    """Those of `blocks` (native.RANGE, in address order) that contain none of the `known` addresses."""
     if blocks.size == 0:
         return blocks
     addresses = np.array(sorted(address for address, _ in known), dtype=np.uint64)
@@ -29,13 +28,13 @@ def unknown_blocks(pool: native.Pool, known: list[tuple[int, int]]) -> native.Ar
     return blocks[padded[position] >= blocks["address"] + blocks["bytes"]]
 
 
-def storages_in(blocks: native.Array, known: Container[int]) -> list[torch.UntypedStorage]:
-    """The storages of Python's tensors that lie in `blocks` and whose keys are not in `known`."""
+def storages_in(blocks: native.Array, known: Container[int], device_type: str) -> list[torch.UntypedStorage]:
+    """The storages of Python's tensors on `device_type` that lie in `blocks` and whose keys are not in `known`."""
     if blocks.size == 0:
         return []
     starts = blocks["address"]
     found: dict[int, torch.UntypedStorage] = {}
-    for candidate in _tensors():
+    for candidate in _tensors(device_type):
         storage = candidate.untyped_storage()
         if storage._cdata in known or storage._cdata in found or storage.nbytes() == 0:
             continue
@@ -46,18 +45,18 @@ def storages_in(blocks: native.Array, known: Container[int]) -> list[torch.Untyp
     return list(found.values())
 
 
-def tensors_of(keys: Container[int]) -> list[torch.Tensor]:
-    """All tensors of Python whose storage is one of `keys`."""
-    return [tensor for tensor in _tensors() if tensor.untyped_storage()._cdata in keys]
+def tensors_of(keys: Container[int], device_type: str) -> list[torch.Tensor]:
+    """All tensors of Python on `device_type` whose storage is one of `keys`."""
+    return [tensor for tensor in _tensors(device_type) if tensor.untyped_storage()._cdata in keys]
 
 
-def _tensors() -> list[torch.Tensor]:
+def _tensors(device_type: str) -> list[torch.Tensor]:
     found: list[torch.Tensor] = []
     for candidate in gc.get_objects():
         kind: Any = type(candidate)  # isinstance would ask proxies for their class, and run their code
         if not issubclass(kind, torch.Tensor):
             continue
-        if candidate.device.type == "cpu" and candidate.layout is torch.strided and _has_storage(candidate):
+        if candidate.device.type == device_type and candidate.layout is torch.strided and _has_storage(candidate):
             found.append(candidate)
     return found
 

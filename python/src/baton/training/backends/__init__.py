@@ -1,7 +1,8 @@
 """How torch's allocations on one kind of device get into a pool: the seam between training memory and torch.
 
 A backend says how the allocations of torch are led into a pool while it is open, how a storage changes its home, and
-which parts of the pool are live. There is one for torch tensors on the CPU, used on stand-in GPUs.
+which parts of the pool are live. There is one for torch tensors on the CPU, used on stand-in GPUs, and one for real
+ones.
 """
 
 from __future__ import annotations
@@ -37,12 +38,24 @@ class Backend(Protocol):
         """Moves the storage's bytes to the memory that allocations come from now; all its tensors follow."""
         ...
 
+    def blocks(self, pool: native.Pool) -> native.Array:
+        """What torch has allocated in the pool and not freed (native.RANGE), in address order."""
+        ...
+
     def live(self, pool: native.Pool) -> native.Array | None:
         """The live ranges of the pool (native.RANGE); None: the blocks that the pool itself handed out."""
         ...
 
+    def taken(self, size: int) -> int:
+        """The bytes that a storage of `size` bytes has for itself in `live`."""
+        ...
+
+    def shared(self, storage: torch.UntypedStorage) -> bool:
+        """Whether other processes map the storage's memory, as far as torch knows."""
+        ...
+
     def settle(self) -> None:
-        """Before a pause: ends work under way and gives cached memory back to the device."""
+        """Ends work under way and gives what torch caches back to the pool and the device."""
         ...
 
 
@@ -58,13 +71,9 @@ def choose() -> Backend:
             action="Start the script with `baton run`, which provides stand-in GPUs on a machine without any.",
         )
     if not driver.simulated:
-        raise BatonError(
-            "UNSUPPORTED_DEVICE",
-            "This version of Baton keeps training memory on stand-in GPUs only.",
-            expected="the stand-in libcuda",
-            found=driver.path,
-            action="Run with stand-in GPUs.",
-        )
+        from baton.training.backends.cuda import CudaBackend
+
+        return CudaBackend()
     from baton.training.backends.cpu import CpuBackend
 
     return CpuBackend()

@@ -55,8 +55,17 @@ class CpuBackend:
                 action="See how much memory is free on the device.",
             )
 
+    def blocks(self, pool: native.Pool) -> native.Array:
+        return pool.blocks()
+
     def live(self, pool: native.Pool) -> native.Array | None:  # noqa: ARG002
         return None
+
+    def taken(self, size: int) -> int:
+        return size
+
+    def shared(self, storage: torch.UntypedStorage) -> bool:
+        return bool(storage.is_shared())
 
     def settle(self) -> None:
         """Nothing runs ahead of Python on the CPU, and its allocator caches nothing."""

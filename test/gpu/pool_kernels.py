@@ -1,0 +1,100 @@
+"""The copy and checksum kernels against torch and numpy, on a real GPU."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import numpy as np
+import torch
+from baton import native
+from support import DEVICE, GIB, MIB, Checks, fill, seconds_of
+
+U64 = np.uint64
+
+
+def check_copies(checks: Checks) -> None:
+    """The batched copy kernel against torch, at every alignment, and its speed."""
+    chance = random.Random(5)
+    source = torch.empty(64 * MIB, dtype=torch.uint8, device="cuda")
+    fill(source, 7)
+    got, want = torch.zeros_like(source), torch.zeros_like(source)
+    runs, offset = [], 0
+    while offset < 60 * MIB:
+        length = chance.choice([1, 2, 3, 15, 16, 17, 31, 896, 897, 4096, 16384, 16385, 100_000, 1_000_003])
+        offset += chance.choice([0, 1, 2, 3, 7, 8, 16])
+        start = chance.randrange(source.numel() - length)
+        runs.append((0, 0, start, got.data_ptr() + offset, length))
+        want[offset : offset + length] = source[start : start + length]
+        offset += length
+    chance.shuffle(runs)
+    plan = native.CopyPlan(DEVICE, np.array(runs, dtype=native.RUN))
+    torch.cuda.synchronize()
+    plan.execute([source.data_ptr()])
+    checks.that(f"copy kernel: {len(runs)} runs of any alignment", torch.equal(got, want))
+    plan.close()
+    size = 4 * GIB
+    big, to = (torch.empty(size, dtype=torch.uint8, device="cuda") for _ in range(2))
+    fill(big, 3)
+    direct = seconds_of(lambda: to.copy_(big))
+    checks.figure("torch device to device GB/s", size / direct / 1e9)
+    for length in (896, 16 * 1024, size):
+        whole = np.zeros(size // length, dtype=native.RUN)
+        whole["src_offset"] = np.arange(whole.size, dtype=U64)[::-1] * U64(length)
+        whole["dst"] = to.data_ptr() + np.arange(whole.size, dtype=U64) * U64(length)
+        whole["bytes"] = length
+        plan = native.CopyPlan(DEVICE, whole)
+        best = min(plan.execute([big.data_ptr()]).total_ns for _ in range(4))
+        moved = whole.size * length
+        checks.figure(f"copy kernel, runs of {length}: GB/s", moved / best)
+        checks.figure(f"copy kernel, runs of {length}: of torch", moved / best / (size / direct / 1e9))
+        if length < size:
+            rows = torch.equal(to[:moved].view(-1, length), big[:moved].view(-1, length).flip(0))
+            checks.that(f"copy kernel, runs of {length}: right", rows)
+        plan.close()
+
+
+def element_hashes(first: int, values: np.ndarray[Any, Any]) -> int:
+    """The formula of native/copy/checksum.h, in numpy: an implementation of its own."""
+    with np.errstate(over="ignore"):
+        index = np.arange(first + 1, first + 1 + values.size, dtype=U64)
+        z = values.astype(U64) + U64(0x9E3779B97F4A7C15) * index
+        z ^= z >> U64(30)
+        z *= U64(0xBF58476D1CE4E5B9)
+        z ^= z >> U64(27)
+        z *= U64(0x94D049BB133111EB)
+        z ^= z >> U64(31)
+        return int(z.sum(dtype=U64))
+
+
+def check_checksums(checks: Checks) -> None:
+    """The checksum kernel against the formula, for every width and alignment, and its speed."""
+    data = torch.empty(8 * MIB, dtype=torch.uint8, device="cuda")
+    fill(data, 11)
+    host = data.cpu().numpy()
+    items, wanted = [], []
+    chance = random.Random(6)
+    for width in (1, 2, 4, 8):
+        for _ in range(40):
+            start = chance.randrange(0, MIB)
+            if chance.random() < 0.5:
+                start = start // 16 * 16
+            elements = chance.choice([1, 7, 64, 1000, 65536, 300_001])
+            first = chance.choice([0, 5, 1 << 33])
+            items.append((data.data_ptr() + start, first, elements, width, len(items)))
+            values = host[start : start + elements * width].copy().view(np.dtype(f"<u{width}"))
+            wanted.append(element_hashes(first, values))
+    torch.cuda.synchronize()
+    got = native.checksum(DEVICE, np.array(items, dtype=native.CHECKSUM_ITEM), len(items))
+    checks.that(f"checksum kernel: {len(items)} sums of any width and alignment", got.tolist() == wanted)
+    covered = native.checksum(DEVICE, np.array(items, dtype=native.CHECKSUM_ITEM), len(items), indices_only=True)
+    right = all(
+        int(covered[i]) == element_hashes(int(item[1]), np.zeros(item[2], dtype=U64)) for i, item in enumerate(items)
+    )
+    checks.that("checksum kernel: indices only", right)
+    size = 4 * GIB
+    big = torch.empty(size, dtype=torch.uint8, device="cuda")
+    whole = np.array([(big.data_ptr(), 0, size // 2, 2, 0)], dtype=native.CHECKSUM_ITEM)
+    native.checksum(DEVICE, whole, 1)
+    best = seconds_of(lambda: native.checksum(DEVICE, whole, 1))
+    checks.figure("checksum kernel, bf16: GB/s", size / best / 1e9)

@@ -1,0 +1,48 @@
+#!/bin/bash
+# Everything of Baton that needs a real GPU, on GPU 0. Prints a summary; exit code 1 when anything fails.
+#
+#     test/gpu/run.sh [FOLDER FOR RESULTS [CHECK ...]]       without names: all of them
+#
+# Needs python3 with torch (CUDA), deepspeed, transformers, nvidia-ml-py and numpy; a built libbaton (BATON_LIBRARY,
+# or build/Release of the checkout); nvcc for DeepSpeed's FusedAdam. About five minutes on an H200.
+set -u
+here=$(cd "$(dirname "$0")" && pwd)
+out=${1:-$(mktemp -d)}
+mkdir -p "$out"
+wanted=" ${*:2} "
+export PYTHONPATH="$here/../../python/src${PYTHONPATH:+:$PYTHONPATH}" PYTHONUNBUFFERED=1
+# DeepSpeed cannot read "9.0a", which some images set.
+TORCH_CUDA_ARCH_LIST=$(python3 -c 'import torch; print("%d.%d" % torch.cuda.get_device_capability())') || exit 1
+export TORCH_CUDA_ARCH_LIST
+failed=()
+
+check() {
+  local name=$1
+  shift
+  [ "$wanted" = "  " ] || [[ $wanted == *" $name "* ]] || return 0
+  echo "== $name"
+  timeout 300 python3 "$@" --json "$out/$name.json" 2>&1 | tee "$out/$name.log" | grep -vE "\[INFO\]|Warning|warn"
+  [ "${PIPESTATUS[0]}" -eq 0 ] || failed+=("$name")
+}
+
+# Compiled at first use, which takes a minute; meanwhile other things are checked.
+python3 -c "from deepspeed.ops.op_builder import FusedAdamBuilder; FusedAdamBuilder().load()" \
+  >"$out/fusedadam_build.log" 2>&1 &
+build=$!
+cd "$here" || exit 1
+check pool pool_check.py
+check zero3 training_check.py zero3 zero3-foreach-subgroups zero3-frozen-reference
+check zero2 training_check.py zero2 zero2-model-outside zero2-frozen-reference
+check zero1 training_check.py zero1 zero1-fp32-gradients
+wait "$build" || echo "DeepSpeed's FusedAdam could not be built; see $out/fusedadam_build.log"
+check fusedadam training_check.py zero3-fusedadam zero2-fusedadam
+check middle training_check.py --size 0.5b zero2
+check large training_check.py --size 1.5b --extra 6 zero3 zero2
+
+echo
+grep -hE "checks passed|  failed:" "$out"/*.log
+echo "results: $out"
+if [ ${#failed[@]} -gt 0 ]; then
+  echo "FAILED: ${failed[*]}"
+  exit 1
+fi
