@@ -23,11 +23,12 @@ from baton import native
 from baton.errors import BatonError
 
 MIB = 1 << 20
-#: Pieces of physical memory: creating and mapping one costs the same whatever its size, and half of the last one is
-#: wasted on average.
-LARGE_SEGMENT_BYTES, SMALL_SEGMENT_BYTES = 256 * MIB, 16 * MIB
-#: From this size on a part is made of large ones.
-LARGE_PART_BYTES = 4096 * MIB
+#: Pieces of physical memory. Creating and mapping one costs the same whatever its size (0.1 to 0.3 ms), and half of the
+#: last one is wasted on average: about so many to a part.
+SEGMENTS = 16
+SMALLEST_SEGMENT_BYTES, LARGEST_SEGMENT_BYTES = 16 * MIB, 4096 * MIB
+#: Where nothing is known of the part's size; and for what vLLM may put elsewhere.
+UNKNOWN_SEGMENT_BYTES = 256 * MIB
 OTHER_SEGMENT_BYTES = 2 * MIB
 
 _ALLOCATE = ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_ssize_t, ctypes.c_int, ctypes.c_void_p)
@@ -47,6 +48,14 @@ def outside(blocks: Iterable[tuple[int, int]], contents: Iterable[tuple[int, int
     return found
 
 
+def segment_bytes(expected: int | None) -> int:
+    """The size of the pieces that a part of about `expected` bytes is made of: a power of two."""
+    if expected is None:
+        return UNKNOWN_SEGMENT_BYTES
+    wanted = 1 << max(0, (expected // SEGMENTS - 1).bit_length())
+    return min(max(wanted, SMALLEST_SEGMENT_BYTES), LARGEST_SEGMENT_BYTES)
+
+
 @dataclass
 class _Part:
     """One tag's memory."""
@@ -55,9 +64,9 @@ class _Part:
     awake: bool = True
     #: torch's pools and allocators on it; torch holds neither of them.
     torch_pools: list[Any] = field(default_factory=list)
-    #: Small things to be kept while asleep: views of them, and a copy of all of them, one after the other.
+    #: Small things to be kept while asleep: views of them, and pinned memory for all of them, one after the other.
     views: list[Tensor] | None = None
-    saved: Tensor | None = None
+    host: Tensor | None = None
 
 
 class VllmPools:
@@ -133,7 +142,11 @@ class VllmPools:
             part.views = [
                 view_of(address, size, self._device) for address, size in outside(_live_blocks(part), _places(contents))
             ]
-        part.saved = torch.cat(part.views).cpu() if part.views else None
+            if part.views:
+                total = sum(view.numel() for view in part.views)
+                part.host = torch.empty(total, dtype=torch.uint8, pin_memory=True)
+        if part.host is not None:
+            part.host.copy_(torch.cat(part.views))
         part.pool.discard()
         part.awake = False
 
@@ -144,10 +157,9 @@ class VllmPools:
             return
         part.pool.resume()
         part.awake = True
-        if part.saved is not None and part.views:
-            pieces = part.saved.to(part.views[0].device).split([view.numel() for view in part.views])
+        if part.host is not None and part.views:
+            pieces = part.host.to(part.views[0].device).split([view.numel() for view in part.views])
             torch._foreach_copy_(part.views, list(pieces))  # pyright: ignore[reportPrivateImportUsage]
-            part.saved = None
 
     def kept_bytes(self, tag: str) -> int:
         """Bytes that are saved in host memory while asleep."""
@@ -157,11 +169,7 @@ class VllmPools:
     def _part(self, tag: str) -> _Part:
         part = self._parts.get(tag)
         if part is None:
-            segment = OTHER_SEGMENT_BYTES
-            if tag in self._expected:
-                size = self._expected[tag]
-                large = size is None or size >= LARGE_PART_BYTES
-                segment = LARGE_SEGMENT_BYTES if large else SMALL_SEGMENT_BYTES
+            segment = segment_bytes(self._expected[tag]) if tag in self._expected else OTHER_SEGMENT_BYTES
             pool = native.Pool(self._device, name=f"engine {tag}", segment_bytes=segment)
             part = self._parts[tag] = _Part(pool)
         return part
