@@ -15,7 +15,7 @@ import pytest
 
 from baton.engines.adapter import EngineConfig, Request, Sampling
 from baton.engines.vllm import options, requests, versions
-from baton.engines.vllm.memory import outside
+from baton.engines.vllm.memory import outside, segment_bytes
 from baton.errors import BatonError
 
 SOURCES = Path(__file__).resolve().parents[2] / "src"
@@ -218,3 +218,11 @@ def test_blocks_outside_of_the_contents() -> None:
     assert outside(blocks, [(12, 4), (30, 12)]) == [(0, 10), (20, 4)]
     assert outside(blocks, []) == sorted(blocks)
     assert outside([], [(0, 5)]) == []
+
+
+def test_a_part_is_made_of_about_sixteen_pieces() -> None:
+    assert segment_bytes(16 << 30) == 1 << 30
+    assert segment_bytes((16 << 30) + 16) == 2 << 30
+    assert segment_bytes(1 << 20) == 16 << 20
+    assert segment_bytes(1 << 40) == 4 << 30
+    assert segment_bytes(None) == 256 << 20
