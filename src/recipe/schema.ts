@@ -59,7 +59,10 @@ const engine = z.strictObject({
     .union([bytes, z.null()], { error: "expected a number of bytes, or one with a unit such as 24GiB, or null" })
     .default(null)
     .describe("KV cache on each GPU; null: what `maxSequences` sequences of full length need."),
-  options: z.record(z.string(), z.unknown()).default({}).describe(
+  options: z
+    .record(z.string(), z.unknown())
+    .default({})
+    .describe(
       "Options of the engine itself. `vllm`: any argument of its engine that Baton does not set, such as enforceEager, " +
         "or gpuMemoryUtilization (with cacheBytes null: vLLM sizes the cache).",
     ),
