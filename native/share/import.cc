@@ -28,7 +28,6 @@ Result<std::unique_ptr<Import>> Import::open(const Gpu& gpu, uint64_t segment_by
   import->reserved_bytes_ = reserved_bytes;
   for (size_t i = 0; i < segments.size(); ++i)
     BATON_TRY(import->map(segments[i], fds[i]));
-  BATON_TRY(import->make_readable());
   return import;
 }
 
@@ -44,22 +43,9 @@ Status Import::map(uint64_t segment, int32_t fd) {
   const Status released = driver.cuMemRelease(handle);
   if (!mapped) return mapped;
   mapped_.push_back(segment);
-  return released;
-}
-
-// One call for each stretch of neighbours: on a real GPU it is a good part of what a mapping costs.
-Status Import::make_readable() {
-  std::sort(mapped_.begin(), mapped_.end());
+  BATON_TRY(released);
   const cuda::AccessDescriptor access = gpu_.access(cuda::kAccessRead);
-  for (size_t first = 0; first < mapped_.size();) {
-    size_t end = first + 1;
-    while (end < mapped_.size() && mapped_[end] == mapped_[end - 1] + 1)
-      ++end;
-    BATON_TRY(gpu_.driver().cuMemSetAccess(base_ + mapped_[first] * segment_bytes_, (end - first) * segment_bytes_,
-                                           &access, 1));
-    first = end;
-  }
-  return {};
+  return driver.cuMemSetAccess(address, segment_bytes_, &access, 1);
 }
 
 Status Import::close() {
