@@ -38,7 +38,7 @@ const engine = z.strictObject({
   kind: z
     .enum(["small", "vllm"])
     .default("small")
-    .describe("The engine: `small` is Baton's own, for small models and for machines without a GPU."),
+    .describe("The engine: `small` is Baton's own, for small models and for machines without a GPU; `vllm` needs one."),
   model: z
     .string()
     .min(1)
@@ -59,7 +59,13 @@ const engine = z.strictObject({
     .union([bytes, z.null()], { error: "expected a number of bytes, or one with a unit such as 24GiB, or null" })
     .default(null)
     .describe("KV cache on each GPU; null: what `maxSequences` sequences of full length need."),
-  options: z.record(z.string(), z.unknown()).default({}).describe("Options of the engine itself, handed on unchanged."),
+  options: z
+    .record(z.string(), z.unknown())
+    .default({})
+    .describe(
+      "Options of the engine itself. `vllm`: any argument of its engine that Baton does not set, such as enforceEager, " +
+        "or gpuMemoryUtilization (with cacheBytes null: vLLM sizes the cache).",
+    ),
 });
 
 const simulated = z.strictObject({

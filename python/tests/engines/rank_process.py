@@ -18,10 +18,33 @@ from baton.protocol import messages as m
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 
+def upload(device: int, address: int, data: bytes) -> None:
+    """Copies to memory of a real GPU, through torch."""
+    import torch
+
+    from baton.engines.vllm.memory import view_of
+
+    torch.cuda.set_device(device)
+    view_of(address, len(data), device).copy_(torch.frombuffer(bytearray(data), dtype=torch.uint8))
+    torch.cuda.synchronize()
+
+
+def randomize(device: int, address: int, elements: int, seed: int) -> None:
+    """Normal bfloat16 numbers, on a real GPU."""
+    import torch
+
+    from baton.engines.vllm.memory import view_of
+
+    torch.cuda.set_device(device)
+    torch.manual_seed(seed)
+    view_of(address, 2 * elements, device).view(torch.bfloat16).normal_(0, 0.02)
+    torch.cuda.synchronize()
+
+
 def main() -> None:
     spec = json.loads(os.environ["TEST_RANK"])
     rank, world, stage = spec["rank"], spec["world"], spec["stage"]
-    pool = native.Pool(rank, name="rank", exportable=True)
+    pool = native.Pool(rank, name="rank", exportable=True, segment_bytes=spec.get("segment_bytes", 0))
     pieces: list[tuple[int, int, int, int, int]] = []  # tensor, start, elements, address, offset in the file
     at = 0
     for index, (shape, dtype) in enumerate(zip(spec["shapes"], spec["dtypes"], strict=True)):
@@ -31,15 +54,25 @@ def main() -> None:
         end = min(begin + part, elements)
         if begin < end:
             # Odd multiples of the element size, as DeepSpeed's partitions have them.
-            address = pool.allocate((end - begin) * width + width, 512) + width
+            shift = 0 if spec.get("aligned") else width
+            address = pool.allocate((end - begin) * width + shift, 512) + shift
             pieces.append((index, begin, end - begin, address, at + begin * width))
         at += elements * width
 
+    simulated = native.driver_probe().simulated
+
     def fill() -> None:
+        if not spec["file"]:
+            for index, _, elements, address, _ in pieces:
+                randomize(rank, address, elements, index)
+            return
         data = Path(spec["file"]).read_bytes()
         for index, _, elements, address, offset in pieces:
             size = elements * BYTES[spec["dtypes"][index]]
-            ctypes.memmove(address, data[offset : offset + size], size)
+            if simulated:
+                ctypes.memmove(address, data[offset : offset + size], size)
+            else:
+                upload(rank, address, data[offset : offset + size])
 
     fill()
     items = np.array(
@@ -72,9 +105,9 @@ def main() -> None:
             continue
         assert isinstance(message, m.ExportSegments)
         descriptors = [pool.export(int(number)) for number in arrays.u64s(message.segments, "segments")]
-        sums = native.checksum(rank, items, len(spec["names"]))
+        sums = arrays.binary_u64(native.checksum(rank, items, len(spec["names"]))) if message.checksums else b""
         connection.send(
-            m.Exported(seq=message.seq, segments=message.segments, checksums=arrays.binary_u64(sums), last=True),
+            m.Exported(seq=message.seq, segments=message.segments, checksums=sums, last=True),
             descriptors,
         )
         for descriptor in descriptors:

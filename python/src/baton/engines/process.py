@@ -82,10 +82,14 @@ def make_adapter(kind: str) -> EngineAdapter:
         from baton.engines.small.engine import SmallEngine
 
         return SmallEngine()
+    if kind == "vllm":
+        from baton.engines.vllm.engine import VllmEngine
+
+        return VllmEngine()
     raise BatonError(
         "UNKNOWN_ENGINE",
         f"There is no engine of the kind {kind!r}.",
-        expected="small",
+        expected="small or vllm",
         found=kind,
         action="Correct the engine's kind in the recipe.",
     )

@@ -1,0 +1,175 @@
+"""vLLM as the engine process sees it: vLLM's engine loop in this process, its workers reached by collective calls.
+
+With one GPU the worker lives in this process too; with more, vLLM's executor starts one process each. Either way
+they are reached through `WorkerExtension.baton_call`. vLLM's own sleep and wake are not used: they collect garbage,
+die when the GPU's free memory shrinks meanwhile, and may let requests run before the cache is there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from baton import native
+from baton.engines.adapter import EngineAdapter, EngineConfig, EngineInfo, Request, Sample, Sampling, WakeTag
+from baton.engines.small.wire import check_requests
+from baton.engines.vllm import requests as translate
+from baton.engines.vllm import versions
+from baton.engines.vllm.options import engine_arguments, visible_devices
+from baton.errors import BatonError
+
+#: What vLLM reads from the environment when it is imported.
+ENVIRONMENT = {
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+    "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
+    "VLLM_NO_USAGE_STATS": "1",
+}
+
+
+class VllmEngine(EngineAdapter):
+    """See `EngineAdapter`. Errors of a worker arrive as they are."""
+
+    def __init__(self) -> None:
+        self._engine: Any = None
+        self._config: EngineConfig | None = None
+        self._pids: list[int] = []
+        self._vocabulary = 0
+        self._calls = 0
+        self._divisor: float | None = None
+
+    def start(self, config: EngineConfig, deadline: float) -> EngineInfo:
+        ends = time.monotonic() + deadline
+        versions.require()
+        self._config = config
+        os.environ.update(ENVIRONMENT)
+        inherited = os.environ.get("CUDA_VISIBLE_DEVICES")
+        if inherited is not None and not inherited.strip():
+            raise _needs_gpu("CUDA_VISIBLE_DEVICES is empty, as it is with stand-in GPUs")
+        os.environ["CUDA_VISIBLE_DEVICES"] = visible_devices(config.devices, inherited, _gpus())
+        require_gpu()
+        from vllm.engine.arg_utils import EngineArgs  # pyright: ignore
+        from vllm.v1.engine.llm_engine import LLMEngine  # pyright: ignore
+
+        arguments = engine_arguments(config, set(EngineArgs.__dataclass_fields__))
+        self._engine = LLMEngine.from_engine_args(EngineArgs(**arguments))
+        infos = self.collective("baton_info", deadline=ends - time.monotonic())
+        self._pids = [info["pid"] for info in infos]
+        self._vocabulary = infos[0]["vocabulary_size"]
+        self.collective("baton_record_own", deadline=ends - time.monotonic())
+        return EngineInfo(
+            config.tensor_parallel,
+            config.dtype,
+            max(info["weight_bytes"] for info in infos),
+            max(info["cache_bytes"] for info in infos),
+            config.max_model_length,
+            self._vocabulary,
+        )
+
+    def sleep(self, level: int, deadline: float) -> list[int | None]:
+        return self.collective("baton_sleep", level, deadline=deadline)
+
+    def wake(self, tags: Sequence[WakeTag], deadline: float) -> None:
+        self.collective("baton_wake", list(tags), deadline=deadline)
+        if "kv_cache" in tags and not self._engine.reset_prefix_cache():
+            raise BatonError(
+                "CACHE_IN_USE",
+                "vLLM would not forget the KV cache of earlier weights.",
+                expected="no unfinished request while the engine wakes",
+                found="blocks in use",
+                action="Please report this.",
+            )
+
+    def collective(self, method: str, *args: Any, deadline: float) -> list[Any]:
+        answers = self._engine.collective_rpc("baton_call", timeout=max(deadline, 0.001), args=(method, list(args)))
+        for answer in answers:
+            if "failure" in answer:
+                raise BatonError.from_wire(answer["failure"])
+        return [answer["answer"] for answer in answers]
+
+    def generate(
+        self, requests: Sequence[Request], sampling: Sampling, on_progress: Callable[[int, int], None]
+    ) -> list[list[Sample]]:
+        from vllm.sampling_params import RequestOutputKind, SamplingParams  # pyright: ignore
+
+        assert self._config is not None
+        length = self._config.max_model_length
+        check_requests(requests, length, self._vocabulary)
+        divisor = translate.logits_divisor(sampling)
+        if divisor != self._divisor:
+            self.collective("baton_divisor", divisor, deadline=60.0)
+            self._divisor = divisor
+        self._calls += 1
+        collector = translate.Collector(requests, str(self._calls))
+        try:
+            for number, request in enumerate(requests):
+                prompt = request.prompt.tolist()
+                for k, name in enumerate(collector.names(number)):
+                    parameters = translate.parameters(sampling, request, k, length)
+                    self._engine.add_request(
+                        name,
+                        {"prompt_token_ids": prompt},
+                        SamplingParams(**parameters, output_kind=RequestOutputKind.DELTA),
+                    )
+            while self._engine.has_unfinished_requests():
+                for output in self._engine.step():
+                    completion = output.outputs[0]
+                    finish = completion.finish_reason if output.finished else None
+                    collector.add(output.request_id, completion.token_ids, completion.logprobs, finish)
+                on_progress(collector.finished, collector.generated)
+        except BaseException:
+            with contextlib.suppress(Exception):
+                self._engine.abort_request(collector.unfinished())
+            raise
+        self._drain()
+        return collector.samples()
+
+    def worker_pids(self) -> list[int]:
+        return self._pids
+
+    def close(self, deadline: float) -> None:  # noqa: ARG002 - vLLM has deadlines of its own here
+        """Ends the workers' processes; a worker in this process ends with it."""
+        if self._engine is None or self._config is None or self._config.tensor_parallel == 1:
+            return
+        with contextlib.suppress(Exception):
+            self._engine.engine_core.shutdown()
+
+    def _drain(self) -> None:
+        """vLLM schedules one step ahead; nothing may be under way when the memory goes."""
+        core = self._engine.engine_core.engine_core
+        while getattr(core, "batch_queue", None):
+            self._engine.step()
+
+
+def require_gpu() -> None:
+    """Raises BatonError VLLM_NEEDS_GPU without a driver, or on a stand-in GPU: there is no CUDA runtime on it."""
+    driver = native.driver_probe()
+    if not driver.available or driver.simulated:
+        raise _needs_gpu(f"stand-in GPUs ({driver.path})" if driver.available else f"no driver: {driver.reason}")
+
+
+def _needs_gpu(found: str) -> BatonError:
+    return BatonError(
+        "VLLM_NEEDS_GPU",
+        "vLLM needs a real GPU.",
+        expected="an NVIDIA driver with at least one GPU",
+        found=found,
+        action="Use `engine.kind: small` on machines without a GPU.",
+    )
+
+
+def _gpus() -> int:
+    """GPUs of the node as NVML counts them, 0 when it cannot be asked. CUDA must not be initialised yet: it reads
+    CUDA_VISIBLE_DEVICES once."""
+    from ctypes import CDLL, byref, c_uint
+
+    try:
+        nvml = CDLL("libnvidia-ml.so.1")
+        count = c_uint(0)
+        if nvml.nvmlInit_v2() != 0 or nvml.nvmlDeviceGetCount_v2(byref(count)) != 0:
+            return 0
+    except (OSError, AttributeError):
+        return 0
+    return count.value

@@ -1,0 +1,92 @@
+"""The vLLM adapter on one real GPU: is the engine the trainer, does its memory go, and how long does it take.
+
+`vllm_check.py all FOLDER` starts the parts below side by side (a start of vLLM takes over a minute) and lets them take
+turns for what is timed. Each part prints what it finds and writes FOLDER/PART.json; the exit status says whether every
+check held.
+
+    eager, graphs  the adapter with a model of SmolLM2's shape: weights, tokens, logprobs, memory, a second epoch
+    stock          vLLM alone with the same checkpoint from disk: its tokens, its own sleep and wake
+    big, bigstock  the same times with a model of Qwen2.5-7B's shape
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from vllm_adapter_parts import adapter, big
+from vllm_common import BIG, SMALL, common
+from vllm_stock_parts import stock
+
+PARTS = ("eager", "graphs", "stock", "big", "bigstock")
+
+
+def prepare(folder: Path) -> None:
+    """The random model of SmolLM2's shape as a checkpoint on disk, and the config of the big one."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    for name, values in (("small", SMALL), ("big", BIG)):
+        (folder / f"model-{name}").mkdir(exist_ok=True)
+        (folder / f"model-{name}" / "config.json").write_text(json.dumps(values))
+    for epoch in (1, 2):
+        torch.manual_seed(epoch)
+        model = AutoModelForCausalLM.from_config(
+            AutoConfig.from_pretrained(folder / "model-small"), dtype=torch.bfloat16
+        )
+        with torch.no_grad():
+            for parameter in model.parameters():
+                if parameter.dim() == 1:  # ones would hide a missing norm
+                    parameter.add_(torch.randn_like(parameter) * 0.1)
+        target = folder / f"checkpoint-{epoch}"
+        model.save_pretrained(target)
+        (target / "config.json").write_text(json.dumps(SMALL))
+
+
+def everything(folder: Path, parts: list[str]) -> int:
+    folder.mkdir(parents=True, exist_ok=True)
+    for old in folder.glob("started-*"):
+        old.unlink()
+    prepare(folder)
+    environment = {**os.environ, "CHECK_PARTS": ",".join(parts)}
+    running = {}
+    for part in parts:
+        log = (folder / f"{part}.log").open("w")
+        running[part] = subprocess.Popen(
+            [sys.executable, __file__, part, str(folder)], env=environment, stdout=log, stderr=subprocess.STDOUT
+        )
+    status = {}
+    while len(status) < len(parts):
+        for part, process in running.items():
+            if part not in status and process.poll() is not None:
+                status[part] = process.returncode
+                (folder / f"started-{part}").touch()  # nobody waits for one that has ended
+                print(f"{part}: exit status {process.returncode}", flush=True)
+        time.sleep(0.2)
+    if {"eager", "stock"} <= set(parts) and all((folder / f"greedy-{part}").exists() for part in ("eager", "stock")):
+        ours, theirs = (json.loads((folder / f"greedy-{part}").read_text()) for part in ("eager", "stock"))
+        shared = [common(a, b) for a, b in zip(ours, theirs, strict=True)]
+        print(f"greedy tokens shared with vLLM that loaded the checkpoint, by prompt: {shared}", flush=True)
+        if ours != theirs:
+            status["greedy"] = 1
+    return int(any(status.values()))
+
+
+def main() -> int:
+    what, folder = sys.argv[1], Path(sys.argv[2]).resolve()
+    if what == "all":
+        return everything(folder, sys.argv[3:] or list(PARTS))
+    work = {"eager": adapter, "graphs": adapter, "big": big, "stock": stock, "bigstock": stock}[what]
+    results = work(folder, what)
+    print("failed: " + (", ".join(results.failed) or "nothing"), flush=True)
+    return int(bool(results.failed))
+
+
+if __name__ == "__main__":
+    code = main()
+    sys.stdout.flush()
+    os._exit(code)
