@@ -172,7 +172,7 @@ class Receiver:
             elif not skip:
                 self._baton_copy(plan, mapped, report)
             if self._baton_fault("worker.sync.first-weights"):
-                self._baton.first = back_to_first(host.model, self._baton.first)
+                self._baton.first = back_to_first(host.model.named_parameters(), self._baton.first)
             if self._baton_fault("worker.sync.flip-bit"):
                 flip_one_bit(next(iter(dict(host.model.named_parameters()).values())))
             if last.compare and plan.fallback is None:

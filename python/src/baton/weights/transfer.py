@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -141,9 +141,9 @@ def _bits(tensor: Tensor) -> Tensor:
     return tensor.detach().contiguous().reshape(-1).view(torch.uint8)
 
 
-def back_to_first(model: torch.nn.Module, first: list[Tensor] | None) -> list[Tensor]:
+def back_to_first(named: Iterable[tuple[str, Tensor]], first: list[Tensor] | None) -> list[Tensor]:
     """A fault on purpose: the first weights stay for ever. Returns them."""
-    parameters = [parameter.detach() for parameter in model.parameters()]
+    parameters = [parameter.detach() for _, parameter in named]
     if first is None:
         return [parameter.clone() for parameter in parameters]
     for parameter, kept in zip(parameters, first, strict=True):
