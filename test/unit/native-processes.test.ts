@@ -59,12 +59,13 @@ describe("processes", () => {
   test("descendants are found across sessions; adopted ones are reaped with their status", async () => {
     becomeSubreaper();
     const shell = start("bash", ["-c", "setsid bash -c 'sleep 2; exit 23' & sleep 1"]);
-    let below: number[] = [];
+    let orphan = -1;
     await until("all are there", () => {
-      below = descendants(shell.pid).map((info) => info.pid);
-      return below.length >= 2;
+      const below = descendants(shell.pid);
+      // Not `setsid`, which becomes the second bash.
+      orphan = below.find((info) => info.command === "bash")?.pid ?? -1;
+      return below.length >= 3 && orphan > 0;
     });
-    const orphan = descendants(shell.pid).find((info) => info.command === "bash")?.pid as number;
     expect(reap(orphan)).toBeNull();
     await shell.exit;
     await until("it is adopted", () => processInfo(orphan)?.ppid === process.pid);
