@@ -105,7 +105,7 @@ const HANDLERS: Handlers = {
       message: `the run was interrupted (${event.signal})`,
       expected: "a run that ends by itself",
       found: event.signal,
-      action: "Nothing was left behind. Training goes on from the script's own last checkpoint, if it wrote one.",
+      action: "Start it again; training goes on from the script's own last checkpoint, if it wrote one.",
     }),
 };
 

@@ -16,7 +16,7 @@ addresses of both stay reserved. A request is only given to it when both are awa
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -58,6 +58,18 @@ class EngineInfo:
     cache_bytes: int
     max_model_length: int
     vocabulary_size: int
+
+    @classmethod
+    def of(cls, config: EngineConfig, workers: Sequence[Mapping[str, int]]) -> EngineInfo:
+        """`workers`: for each its weight_bytes, cache_bytes and vocabulary_size; the largest count for all."""
+        return cls(
+            config.tensor_parallel,
+            config.dtype,
+            max(worker["weight_bytes"] for worker in workers),
+            max(worker["cache_bytes"] for worker in workers),
+            config.max_model_length,
+            workers[0]["vocabulary_size"],
+        )
 
 
 @dataclass(frozen=True)

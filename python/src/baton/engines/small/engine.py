@@ -105,14 +105,7 @@ class SmallEngine(EngineAdapter):
             worker.pid = info["pid"]
         self.collective("record_own", deadline=ends - time.monotonic())
         self._vocabulary = infos[0]["vocabulary_size"]
-        return EngineInfo(
-            config.tensor_parallel,
-            config.dtype,
-            max(info["weight_bytes"] for info in infos),
-            max(info["cache_bytes"] for info in infos),
-            config.max_model_length,
-            self._vocabulary,
-        )
+        return EngineInfo.of(config, infos)
 
     def sleep(self, level: int, deadline: float) -> list[int | None]:
         return self.collective("sleep", level, deadline=deadline)

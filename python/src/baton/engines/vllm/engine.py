@@ -59,14 +59,7 @@ class VllmEngine(EngineAdapter):
         self._pids = [info["pid"] for info in infos]
         self._vocabulary = infos[0]["vocabulary_size"]
         self.collective("baton_record_own", deadline=ends - time.monotonic())
-        return EngineInfo(
-            config.tensor_parallel,
-            config.dtype,
-            max(info["weight_bytes"] for info in infos),
-            max(info["cache_bytes"] for info in infos),
-            config.max_model_length,
-            self._vocabulary,
-        )
+        return EngineInfo.of(config, infos)
 
     def sleep(self, level: int, deadline: float) -> list[int | None]:
         return self.collective("baton_sleep", level, deadline=deadline)
