@@ -182,6 +182,9 @@ BATON_API baton_status baton_copy_plan_execute(baton_copy_plan* plan, const uint
                                                baton_copy_report* report);
 BATON_API baton_status baton_copy_plan_destroy(baton_copy_plan* plan);
 
+// Has the driver translate the kernels for this GPU now (some tenths of a second) rather than at their first use.
+BATON_API baton_status baton_kernels_load(int32_t device);
+
 // Layout-invariant checksum of pieces of named tensors. For each item, sums over its elements
 //   h(first_element + k, value_k)   (mod 2^64), h as in native/copy/checksum.h,
 // into sums[item.group]. Summed over the pieces of a tensor it is the tensor's checksum, whoever holds them.

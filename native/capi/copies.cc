@@ -4,6 +4,7 @@
 #include "native/capi/guard.h"
 #include "native/copy/checksum_items.h"
 #include "native/copy/copy_plan.h"
+#include "native/copy/kernel_module.h"
 
 using baton::Status;
 using baton::capi::guarded;
@@ -44,6 +45,16 @@ baton_status baton_copy_plan_execute(baton_copy_plan* plan, const uint64_t* base
 baton_status baton_copy_plan_destroy(baton_copy_plan* plan) {
   return guarded([&]() -> Status {
     delete plan;
+    return {};
+  });
+}
+
+baton_status baton_kernels_load(int32_t device) {
+  return guarded([&]() -> Status {
+    BATON_ASSIGN(const baton::Gpu* gpu, baton::Gpu::get(device));
+    const baton::CurrentContext current(*gpu);
+    BATON_TRY(current.status());
+    BATON_TRY(baton::copy::KernelModule::of(*gpu));
     return {};
   });
 }

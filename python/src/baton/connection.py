@@ -165,24 +165,10 @@ class Connection:
             raise
         return frames
 
-    @classmethod
-    def last_words(cls, rank: int, local_rank: int, error: BaseException, doing: str) -> None:
-        """Tells the controller why a rank ends that has not joined the run. Raises BatonError when it cannot."""
-        sizes = [os.environ.get(name, "") for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE")]
-        world_size, local_world_size = (int(size) if size.isdigit() else None for size in sizes)
-        frames = cls._hello(
-            "rank",
-            rank,
-            gpu=local_rank,
-            local_rank=local_rank,
-            world_size=world_size,
-            local_world_size=local_world_size,
-        )
-        try:
-            failure = Failure(**BatonError.from_exception(error, doing).to_wire())
-            frames.send(Failed(failure=failure), (), FAREWELL_DEADLINE_SECONDS)
-        finally:
-            frames.close()
+    @property
+    def closed(self) -> bool:
+        """Whether this process has closed it, or is a fork of the one that opened it."""
+        return self._closed or os.getpid() != self._pid
 
     def fileno(self) -> int:
         return self._frames.fileno()

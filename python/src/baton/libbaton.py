@@ -110,6 +110,7 @@ _SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
     "baton_copy_plan_create": (c_int32, [c_int32, c_void_p, c_uint64, POINTER(c_void_p)]),
     "baton_copy_plan_execute": (c_int32, [c_void_p, c_void_p, c_uint64, POINTER(CopyReport)]),
     "baton_copy_plan_destroy": (c_int32, [c_void_p]),
+    "baton_kernels_load": (c_int32, [c_int32]),
     "baton_checksum": (c_int32, [c_int32, c_void_p, c_uint64, c_int32, c_void_p, c_uint64]),
     "baton_torch_cuda_install": (c_int32, [c_void_p]),
     "baton_watchdog_start": (c_int32, [c_int32, c_uint64]),

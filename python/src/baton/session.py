@@ -14,12 +14,10 @@ from __future__ import annotations
 
 import atexit
 import os
-import sys
 from collections.abc import Sequence
-from types import TracebackType
 from typing import Any
 
-from baton import last_words
+from baton import joining
 from baton.connection import Connection
 from baton.errors import BatonError
 from baton.protocol.messages import Arena, Metrics
@@ -47,15 +45,7 @@ def attach(engine: Any, frozen: Sequence[Any] = (), *, memory: TrainingMemory | 
         )
     if not hasattr(engine, "zero_optimization_stage") and hasattr(engine, "engine"):
         engine = engine.engine  # accelerate's wrapper
-    connection = Connection.open(
-        "rank",
-        _environment("RANK"),
-        gpu=memory.device,
-        local_rank=_environment("LOCAL_RANK"),
-        world_size=_environment("WORLD_SIZE"),
-        local_world_size=_environment("LOCAL_WORLD_SIZE"),
-    )
-    last_words.joined()
+    connection = joining.join(memory.device)
     session = Session(connection, memory)
     try:
         memory.attach(engine, frozen)
@@ -76,7 +66,6 @@ class Session:
         self._weights: Weights | None = None
         self._rollout: Rollout | None = None
         memory.on_return = self._send_returned
-        self._hook_exceptions()
         atexit.register(connection.close)
 
     @property
@@ -141,27 +130,3 @@ class Session:
                 seconds=returned.seconds,
             )
         )
-
-    def _hook_exceptions(self) -> None:
-        """An exception that ends the script is told to the controller, so that the run has one clear error."""
-        previous = sys.excepthook
-
-        def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-            self._connection.fail(error, "the training script")
-            previous(kind, error, trace)
-
-        sys.excepthook = hook
-
-
-def _environment(name: str) -> int:
-    """A number that every launcher sets. Raises BatonError NOT_LAUNCHED."""
-    value = os.environ.get(name, "")
-    if not value.isdigit():
-        raise BatonError(
-            "NOT_LAUNCHED",
-            f"{name} is not set, so this is not a training rank.",
-            expected="RANK, LOCAL_RANK, WORLD_SIZE and LOCAL_WORLD_SIZE in the environment",
-            found=f"{name}={value!r}",
-            action="Start the script with torchrun, accelerate launch or python -m torch.distributed.run.",
-        )
-    return int(value)

@@ -13,6 +13,7 @@ import argparse
 import copy
 import random
 from collections.abc import Sequence
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,9 +24,6 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import baton
 from baton.examples.arithmetic import Problem, held_out_problems, reward, training_problems
-
-#: The longest answer has three digits and an end; the rest is room for mistakes.
-MAX_ANSWER_TOKENS = 6
 
 
 def parse_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -119,7 +117,10 @@ def grpo_loss(
 
 
 class Script:
-    """What `main` repeats: asking the engines, judging their answers, one training step."""
+    """What `main` repeats: asking the engines, judging their answers. For other problems, make a subclass of it."""
+
+    max_tokens = 6  # the longest answer has three digits and an end; the rest is room for mistakes
+    prompt, reward = staticmethod(attrgetter("prompt")), staticmethod(reward)
 
     def __init__(self, options: argparse.Namespace) -> None:
         self.options = options
@@ -135,15 +136,15 @@ class Script:
         return [self.problems[i % len(self.problems)] for i in range(first, first + self.problems_per_rank)]
 
     def ask(self, rollout: baton.Rollout, problems: Sequence[Problem], samples: int, seed: int) -> Answers:
-        prompts = [self.tokenizer.encode(problem.prompt) for problem in problems]
+        prompts = [self.tokenizer.encode(self.prompt(problem)) for problem in problems]
         stop = (self.tokenizer.eos_token_id,)
-        sampling = baton.Sampling(n=samples, max_tokens=MAX_ANSWER_TOKENS, stop_token_ids=stop, seed=seed)
+        sampling = baton.Sampling(n=samples, max_tokens=self.max_tokens, stop_token_ids=stop, seed=seed)
         completions = rollout.generate(prompts, sampling)
         rewards = torch.zeros(len(problems), samples)
         for completion in completions:
             ended = completion.finish == "stop"  # by a stop token, which is no part of the answer
             text = self.tokenizer.decode(completion.tokens[: -1 if ended else None].tolist())
-            rewards[completion.prompt, completion.sample] = reward(problems[completion.prompt], text)
+            rewards[completion.prompt, completion.sample] = self.reward(problems[completion.prompt], text)
         return Answers(prompts, completions, rewards)
 
     def held_out_reward(self, rollout: baton.Rollout, device: torch.device) -> float:
@@ -155,13 +156,12 @@ class Script:
         return solved.item() / len(held_out)
 
 
-def main() -> None:
+def main(script_type: type[Script] = Script) -> None:
     options = parse_options()
     deepspeed.init_distributed()
-    script = Script(options)
+    script = script_type(options)
 
-    # (1) Training state is made inside Baton's memory. deepspeed.zero.Init would shard the model while it loads; a
-    # model this small is loaded whole, and deepspeed.initialize shards it.
+    # (1) Training state is made inside Baton's memory, under deepspeed.zero.Init too.
     with baton.training_memory():
         policy: Any = AutoModelForCausalLM.from_pretrained(options.model, dtype=getattr(torch, options.dtype))
         reference = copy.deepcopy(policy).eval().requires_grad_(False)

@@ -8,6 +8,7 @@ It works alone (`TrainingMemory.pause`, `resume`, `wait`); `baton.attach` adds t
 
 from __future__ import annotations
 
+import functools
 import os
 import threading
 import time
@@ -18,7 +19,8 @@ from typing import Any, Literal
 
 import torch
 
-from baton import last_words, native
+from baton import joining, native
+from baton.background import Background
 from baton.errors import BatonError
 from baton.training import deepspeed_state
 from baton.training.away import AwayGuard
@@ -32,9 +34,10 @@ Stage = Literal["optimizer", "all"]
 
 RESUME_DEADLINE_SECONDS = 600.0
 _MIB = 1 << 20
-#: A segment is this part of the device, within bounds: few segments map fast, small ones release exactly.
-_SEGMENTS_PER_DEVICE = 1024
-_LARGEST_SEGMENT_BYTES = 64 * _MIB
+#: A segment is this part of the device, within bounds: few segments map and are imported fast (each costs the same,
+#: whatever its size), small ones release exactly.
+_SEGMENTS_PER_DEVICE = 320
+_LARGEST_SEGMENT_BYTES = 256 * _MIB
 
 #: What comes back behind the forward and backward passes; the gate holds back whoever wants it earlier.
 _LATER = (Role.MASTER, Role.MOMENT)
@@ -68,7 +71,7 @@ class TrainingMemory:
 
     def __init__(self, device: int | None = None, *, segment_bytes: int | None = None) -> None:
         """`device`: the GPU; None: LOCAL_RANK. `segment_bytes`: granularity of release; None: by device size."""
-        self.device = int(os.environ.get("LOCAL_RANK", "0")) if device is None else device
+        self.device = _local_rank() if device is None else device
         self._backend: Backend = choose()
         if segment_bytes is None:
             segment_bytes = _segment_bytes(native.device_memory(self.device)[1])
@@ -84,6 +87,7 @@ class TrainingMemory:
         self._unknown: list[tuple[int, int]] = []
         self._paused: Stage | None = None
         self._arena_bytes = 0
+        self._arena_work: Background | None = None
         self.gate = Gate()
         self.last_return: Returned | None = None
         #: Called once for each resume, when everything is back.
@@ -203,9 +207,31 @@ class TrainingMemory:
         return _round_up(needed + needed // 16 + 8 * _MIB, 2 * _MIB)
 
     def set_arena(self, fd: int, bytes: int) -> None:
-        """The memfd to save into. `fd` is duplicated."""
-        self.pool.set_arena(fd, 0, bytes)
+        """The memfd to save into. `fd` is duplicated.
+
+        Its pages are brought in and pinned behind the caller's back (0.1 to 0.4 s a GiB); the next pause waits for
+        that, and raises what went wrong: ARENA_UNUSABLE, ARENA_IN_USE.
+        """
+        self._arena_ready()
+        self._arena_work = Background("baton-arena", functools.partial(self._pin_arena, os.dup(fd), bytes))
         self._arena_bytes = bytes
+
+    def _pin_arena(self, fd: int, bytes: int) -> None:
+        try:
+            self.pool.set_arena(fd, 0, bytes)
+            native.load_kernels(self.device)
+        finally:
+            os.close(fd)
+
+    def _arena_ready(self) -> None:
+        work, self._arena_work = self._arena_work, None
+        if work is None:
+            return
+        try:
+            work.join()
+        except BaseException:
+            self._arena_bytes = 0
+            raise
 
     def _ensure_arena(self) -> None:
         needed = self.arena_bytes_needed()
@@ -251,6 +277,7 @@ class TrainingMemory:
         holdings = self._holdings if prepared else self.prepare()
         if own_arena:
             self._ensure_arena()
+        self._arena_ready()
         self._declare(native.FROZEN, holdings.of(Role.FROZEN))
         self._declare(native.ZERO, [held for held in holdings.of(Role.GRADIENT) if not held.live])
         self._declare(native.DISCARD, holdings.of(Role.COMMUNICATION))
@@ -326,10 +353,14 @@ _current: TrainingMemory | None = None
 
 def training_memory(*, segment_bytes: int | None = None) -> TrainingMemory:
     """The training memory of this process, made at the first call, as a context: what torch allocates inside of it
-    can be released during generation. `segment_bytes` (first call only): see `TrainingMemory`."""
+    can be released during generation. `segment_bytes` (first call only): see `TrainingMemory`.
+
+    In a run this is where a rank joins it: the call returns when every engine has started and sleeps, so that
+    the two never build their memory on the same GPU at the same time.
+    """
     global _current
-    last_words.install()
     if _current is None:
+        joining.join_early(_local_rank())
         _current = TrainingMemory(segment_bytes=segment_bytes)
     return _current
 
@@ -337,6 +368,10 @@ def training_memory(*, segment_bytes: int | None = None) -> TrainingMemory:
 def current() -> TrainingMemory | None:
     """The training memory of this process, if `training_memory()` was ever called."""
     return _current
+
+
+def _local_rank() -> int:
+    return int(os.environ.get("LOCAL_RANK", "0"))
 
 
 def _segment_bytes(device_bytes: int) -> int:

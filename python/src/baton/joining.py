@@ -1,0 +1,74 @@
+"""How a rank joins the run that `baton run` has started: one connection a process.
+
+It joins when it first asks for training memory, and is let in when no engine is starting any more: an engine that
+starts takes all its memory, and so does a model that is being built. From then on whatever ends the script is told to
+the controller, so that the run has one clear error and not only a traceback among those of the other ranks.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from types import TracebackType
+
+from baton.connection import Connection
+from baton.errors import BatonError
+
+_connection: Connection | None = None
+_hooked = False
+
+
+def join(gpu: int) -> Connection:
+    """The connection of this rank, which computes on `gpu`; opened by the first call.
+
+    Raises BatonError NOT_LAUNCHED, NO_CONTROLLER, CANNOT_CONNECT, DEADLINE, or what the controller answers.
+    """
+    global _connection
+    if _connection is None or _connection.closed:
+        local_rank = _environment("LOCAL_RANK")
+        _connection = Connection.open(
+            "rank",
+            _environment("RANK"),
+            gpu=gpu,
+            local_rank=local_rank,
+            world_size=_environment("WORLD_SIZE"),
+            local_world_size=_environment("LOCAL_WORLD_SIZE"),
+        )
+        _hook_exceptions()
+    return _connection
+
+
+def join_early(gpu: int) -> None:
+    """Like `join`, but does nothing outside of a run, where training memory works alone."""
+    if os.environ.get("BATON_SOCKET") and os.environ.get("RANK", "").isdigit():
+        join(gpu)
+
+
+def _hook_exceptions() -> None:
+    """An exception that ends the script is told to the controller before its traceback is printed."""
+    global _hooked
+    if _hooked:
+        return
+    _hooked = True
+    previous = sys.excepthook
+
+    def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        if _connection is not None and not isinstance(error, KeyboardInterrupt):
+            _connection.fail(error, "the training script")
+        previous(kind, error, trace)
+
+    sys.excepthook = hook
+
+
+def _environment(name: str) -> int:
+    """A number that every launcher sets. Raises BatonError NOT_LAUNCHED."""
+    value = os.environ.get(name, "")
+    if not value.isdigit():
+        raise BatonError(
+            "NOT_LAUNCHED",
+            f"{name} is not set, so this is not a training rank.",
+            expected="RANK, LOCAL_RANK, WORLD_SIZE and LOCAL_WORLD_SIZE in the environment",
+            found=f"{name}={value!r}",
+            action="Start the script with torchrun, accelerate launch or python -m torch.distributed.run.",
+        )
+    return int(value)
