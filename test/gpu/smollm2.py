@@ -1,6 +1,6 @@
 """The example's GRPO with a real model: SmolLM2-135M-Instruct on sums in words, as a chat.
 
-    baton run recipe.yaml -- torchrun --nproc_per_node 1 test/gpu/smollm2.py --model FOLDER --zero 2 --steps 40
+baton run recipe.yaml -- torchrun --nproc_per_node 1 test/gpu/smollm2.py --model FOLDER --zero 2 --steps 40
 """
 
 from __future__ import annotations

@@ -83,6 +83,7 @@ class Receiver:
         """Opens this worker's own connection to the controller. Returns the process id."""
         host = self.baton_host()
         self._baton.connection = Connection.open("worker", host.rank, gpu=host.gpu, engine=host.engine)
+        native.load_kernels(host.ordinal)
         return os.getpid()
 
     def baton_fileno(self) -> int | None:

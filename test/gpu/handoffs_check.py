@@ -1,0 +1,71 @@
+"""Two hundred handoffs between DeepSpeed and vLLM on one real GPU: none fails, none is slower, nothing grows.
+
+handoffs_check.py FOLDER --model FOLDER [--zero 2 3] [--handoffs 200]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import sys
+from pathlib import Path
+from typing import Any
+
+from run_support import HERE, Run, write_recipe
+from support import MIB, Checks
+
+#: Time may drift by so much between the beginning (after warming up) and the end.
+DRIFT = 0.05
+WARM = 10
+#: Of one handoff against another, at the same place of the loop: allocators round.
+GROWTH_BYTES = 16 * MIB
+RUN_SECONDS = 300
+
+
+def judge(checks: Checks, name: str, records: list[dict[str, Any]]) -> None:
+    third = (len(records) - WARM) // 3
+    begin, end = records[WARM : WARM + third], records[-third:]
+    for key in ("firstTokensSeconds", "returnSeconds", "stepSeconds"):
+        before, after = (statistics.median(one[key] for one in part) for part in (begin, end))
+        checks.figure(f"{name}: {key}, first", records[0][key])
+        checks.figure(f"{name}: {key}, early median", before)
+        checks.figure(f"{name}: {key}, late median", after)
+        checks.that(f"{name}: {key} does not drift", after <= before * (1 + DRIFT), f"{before} -> {after}")
+    for key in ("generatingBytes", "trainingBytes", "torchReservedBytes", "residentBytes", "poolLiveBytes"):
+        before, after = (max(one[key] for one in part) for part in (begin, end))
+        checks.figure(f"{name}: {key}, GiB", after / 2**30)
+        checks.that(f"{name}: {key} does not grow", after <= before + GROWTH_BYTES, f"{before} -> {after}")
+    segments = {one["poolSegments"] for one in records[WARM:]}
+    checks.that(f"{name}: the pool keeps its segments", len(segments) == 1, str(segments))
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--model", type=Path, required=True)
+    parser.add_argument("--zero", type=int, nargs="+", default=[2, 3])
+    parser.add_argument("--handoffs", type=int, default=200)
+    parser.add_argument("--release", default="all")
+    options = parser.parse_args()
+    checks = Checks("handoffs")
+    for zero in options.zero:
+        name = f"zero{zero}"
+        folder = options.folder.resolve() / name
+        recipe = write_recipe(folder, options.model.resolve(), release=options.release)
+        records = folder / "records.json"
+        script = [str(HERE / "handoff_rank.py"), "--model", str(options.model.resolve()), "--zero", str(zero)]
+        script += ["--out", str(records), "--handoffs", str(options.handoffs)]
+        run = Run(recipe, script)
+        status = run.wait(RUN_SECONDS)
+        checks.that(f"{name}: {options.handoffs} handoffs", status == 0, run.output(3000))
+        if records.exists():
+            judge(checks, name, json.loads(records.read_text()))
+        for phase in (run.summary() or {}).get("phases", []):
+            print(f"     {name}: {phase}", flush=True)
+    return checks.end(os.environ.get("CHECK_JSON"))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

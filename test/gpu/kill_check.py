@@ -1,0 +1,145 @@
+"""A rank, the engine, the launcher and the controller killed during each phase of a run on a real GPU.
+
+    kill_check.py FOLDER --model CHECKPOINT [--at-once N] [--victim NAME ...]
+
+Runs go side by side on the GPU, since a start of vLLM takes most of the time. Of each: one error with a stable code,
+noticed within a second, nothing alive and no memory on the GPU within three.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from run_support import HERE, Run, write_recipe
+from support import Checks
+
+PHASES = ("train", "arrive", "release", "wake", "sync", "cache", "generate", "sleep", "resume")
+#: In the handoff after the first, when the optimizer has its state. There is no planning in it.
+HANDOFF = 2
+CODES = {
+    "rank 0": {"RANK_DIED", "LAUNCHER_FAILED"},
+    "engine 0": {"ENGINE_DIED", "WORKER_DIED", "ENGINE_WORKER_DIED"},
+    "launcher": {"LAUNCHER_FAILED", "LAUNCHER_DIED", "RANK_DIED"},
+}
+NOTICED_SECONDS, GONE_SECONDS, START_SECONDS = 1.0, 3.0, 400.0
+
+
+def gpu_pids() -> set[int]:
+    import pynvml
+
+    pynvml.nvmlInit()
+    return {one.pid for one in pynvml.nvmlDeviceGetComputeRunningProcesses(pynvml.nvmlDeviceGetHandleByIndex(0))}
+
+
+def child_of(parent: int) -> int | None:
+    for entry in os.listdir("/proc"):
+        if entry.isdigit():
+            try:
+                stat = Path(f"/proc/{entry}/stat").read_text()
+            except OSError:
+                continue
+            if int(stat[stat.rindex(")") + 2 :].split()[1]) == parent:
+                return int(entry)
+    return None
+
+
+def strike(run: Run, victim: str, phase: str) -> tuple[float, str, set[int]] | None:
+    """Kills the victim when the phase begins. When that was (monotonic), in which phase, and the processes then."""
+    pids: dict[str, int] = {"controller": run.process.pid}
+    for event in run.follow(START_SECONDS):
+        if event["type"] == "process" and event["what"] in ("connected", "spawned"):
+            pids.setdefault(event["process"], event["pid"])
+        if event["type"] != "phase" or event["to"] != phase or event["handoff"] < HANDOFF - (phase == "train"):
+            continue
+        pid = pids[victim] if victim != "launcher" else child_of(pids["launcher"])
+        if pid is None:
+            return None
+        alive = set(run.processes())
+        os.kill(pid, signal.SIGKILL)
+        return time.monotonic(), phase, alive
+    return None
+
+
+def trouble(folder: Path, model: Path, victim: str, phase: str) -> dict[str, Any]:
+    name = f"{victim.replace(' ', '')}-{phase}"
+    engine = {"cacheBytes": "512MiB", "maxSequences": 16, "options": {"enforceEager": True}}
+    recipe = write_recipe(folder / name, model, **engine)
+    script = [str(HERE / "smollm2.py"), "--model", str(model), "--zero", "2", "--steps", "2000"]
+    script += ["--problems", "4", "--samples", "4", "--held-out", "16"]
+    run = Run(recipe, script)
+    found: dict[str, Any] = {"victim": victim, "phase": phase}
+    struck = strike(run, victim, phase)
+    if struck is None:
+        run.wait(1)
+        return {**found, "wrong": f"the phase was not met: {run.output(800)}"}
+    at, _, alive = struck
+    status = run.wait(30)
+    while time.monotonic() - at < 10 and (left := set(run.processes())):
+        time.sleep(0.01)
+    left = set(run.processes())
+    found["goneSeconds"] = round(time.monotonic() - at, 3)
+    on_gpu = alive & gpu_pids()
+    events = run.events()
+    exits = [event for event in events if event["type"] == "exit"]
+    ends = [event for event in events if event["type"] == "phase" and event["to"] == "end"]
+    failure = (exits[-1]["failure"] if exits else None) or {}
+    found.update(status=status, code=failure.get("code"), message=failure.get("message"))
+    if ends:
+        found["noticedSeconds"] = round(ends[-1]["monotonicMs"] / 1e3 - at, 3)
+        found["inPhase"] = ends[-1]["from"]
+    wrong = []
+    if status == 0:
+        wrong.append("exit status 0")
+    if victim != "controller":
+        if failure.get("code") not in CODES[victim]:
+            wrong.append(f"code {failure.get('code')}")
+        if found.get("noticedSeconds", 99.0) > NOTICED_SECONDS:
+            wrong.append("noticed late")
+    if left:
+        wrong.append(f"{len(left)} processes left")
+    if found["goneSeconds"] > GONE_SECONDS:
+        wrong.append("gone late")
+    if on_gpu:
+        wrong.append(f"processes on the GPU: {sorted(on_gpu)}")
+    found["wrong"] = "; ".join(wrong)
+    return found
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--model", type=Path, required=True)
+    parser.add_argument("--at-once", type=int, default=8)
+    parser.add_argument("--victim", action="append")
+    options = parser.parse_args()
+    folder, model = options.folder.resolve(), options.model.resolve()
+    cases = [(victim, phase) for victim in ("rank 0", "engine 0") for phase in PHASES]
+    cases += [("launcher", "generate"), ("controller", "sync"), ("controller", "generate")]
+    cases = [case for case in cases if not options.victim or case[0] in options.victim]
+    checks = Checks("kills")
+    telling = threading.Lock()
+
+    def one(case: tuple[str, str]) -> dict[str, Any]:
+        found = trouble(folder, model, *case)
+        with telling:
+            checks.that(f"{case[0]} killed in {case[1]}", not found["wrong"], json.dumps(found))
+            print(f"     {json.dumps(found)}", flush=True)
+        return found
+
+    with ThreadPoolExecutor(options.at_once) as pool:
+        results = list(pool.map(one, cases))
+    (folder / "kills.json").write_text(json.dumps(results, indent=1))
+    return checks.end(os.environ.get("CHECK_JSON"))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,111 @@
+"""What the checks of whole runs share: a recipe, a started `baton run`, its events."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parents[1]
+
+
+def write_recipe(folder: Path, model: Path, *, release: str = "all", **engine: Any) -> Path:
+    """A recipe as a user would write it (JSON is YAML)."""
+    folder.mkdir(parents=True, exist_ok=True)
+    values = {
+        "engine": {
+            "kind": "vllm",
+            "model": str(model),
+            "dtype": "bfloat16",
+            "maxModelLength": 128,
+            "maxSequences": 256,
+            "cacheBytes": "8GiB",
+            **engine,
+        },
+        "gpus": {"count": 1},
+        "checks": {"logprobSequences": 16},
+        "release": release,
+        "out": str(folder),
+    }
+    path = folder / "recipe.yaml"
+    path.write_text(json.dumps(values, indent=1))
+    return path
+
+
+class Run:
+    """`baton run RECIPE -- torchrun SCRIPT`, with its output in FOLDER/output.log."""
+
+    def __init__(self, recipe: Path, script: list[str]) -> None:
+        self.folder = recipe.parent
+        command = ["node", str(ROOT / "dist/cli/main.js"), "run", str(recipe), "--log", "--"]
+        command += [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "1", *script]
+        self.log = self.folder / "output.log"
+        self.began = time.monotonic()
+        with self.log.open("w") as log:
+            self.process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
+
+    def wait(self, seconds: float) -> int:
+        """The exit status; 124 when it took longer, and was ended."""
+        try:
+            return self.process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            self.process.terminate()
+            try:
+                self.process.wait(30)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+            return 124
+
+    def output(self, characters: int = 6000) -> str:
+        return self.log.read_text(errors="replace")[-characters:]
+
+    def summary(self) -> dict[str, Any] | None:
+        path = self.folder / "summary.json"
+        return json.loads(path.read_text()) if path.exists() else None
+
+    def events(self) -> list[dict[str, Any]]:
+        path = self.folder / "events.jsonl"
+        lines = path.read_text().splitlines() if path.exists() else []
+        return [json.loads(line) for line in lines if line.endswith("}")]
+
+    def follow(self, seconds: float) -> Iterator[dict[str, Any]]:
+        """Events as they are written, until the run or the time ends."""
+        path, ends = self.folder / "events.jsonl", time.monotonic() + seconds
+        while not path.exists():
+            if time.monotonic() > ends or self.process.poll() is not None:
+                return
+            time.sleep(0.01)
+        with path.open() as file:
+            part = ""
+            while time.monotonic() < ends:
+                part += file.readline()
+                if part.endswith("\n"):
+                    yield json.loads(part)
+                    part = ""
+                elif self.process.poll() is not None:
+                    return
+                else:
+                    time.sleep(0.0005)
+
+    def processes(self) -> list[int]:
+        """Every living process with the run's folder on its command line, or started by one (by its environment)."""
+        found = []
+        for entry in os.listdir("/proc"):
+            if not entry.isdigit() or int(entry) == os.getpid():
+                continue
+            try:
+                stat = Path(f"/proc/{entry}/stat").read_text()
+                if stat[stat.rindex(")") + 2] == "Z":
+                    continue
+                words = Path(f"/proc/{entry}/environ").read_bytes() + Path(f"/proc/{entry}/cmdline").read_bytes()
+            except OSError:
+                continue
+            if str(self.folder).encode() in words:
+                found.append(int(entry))
+        return found
