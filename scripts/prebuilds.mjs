@@ -1,6 +1,6 @@
 /**
  * `npm run prebuilds`: what the package ships, under prebuilds/<platform>-<arch>: the addon (by prebuildify, through
- * binding.gyp), libbaton.so, baton-guard, and the stand-ins in a folder of their own.
+ * binding.gyp), libbaton.so, baton-guard, baton-probe, and the stand-ins in a folder of their own.
  *
  * The files need a C library as new as this machine's use of it; shown at the end. Build releases on an old one.
  */
@@ -26,7 +26,7 @@ run("npx", ["prebuildify", "--napi", "--strip", "--tag-libc", "-t", process.vers
 buildRelease();
 
 const strip = which("strip");
-for (const name of ["libbaton.so", "baton-guard", "standin/libcuda.so.1", "standin/libnvidia-ml.so.1"]) {
+for (const name of ["libbaton.so", "baton-guard", "baton-probe", "standin/libcuda.so.1", "standin/libnvidia-ml.so.1"]) {
   const from = join(built, name);
   if (!existsSync(from)) throw new SetupError(`${from} was not built`);
   const to = join(target, name);
@@ -34,9 +34,9 @@ for (const name of ["libbaton.so", "baton-guard", "standin/libcuda.so.1", "stand
   cpSync(from, to);
   if (strip !== null) run(strip, ["--strip-unneeded", to]);
 }
-chmodSync(join(target, "baton-guard"), 0o755);
+for (const name of ["baton-guard", "baton-probe"]) chmodSync(join(target, name), 0o755);
 
-const files = readdirSync(target, { recursive: true }).filter((name) => /\.(node|so(\.\d+)?)$|guard$/.test(name));
+const files = readdirSync(target, { recursive: true }).filter((name) => /\.(node|so(\.\d+)?)$|guard$|probe$/.test(name));
 const needs = files.flatMap((name) => [
   ...(output("objdump", ["-T", join(target, name)]) ?? "").matchAll(/GLIBC_(\d+\.\d+)/g),
 ]);

@@ -106,6 +106,9 @@ export const libbatonPath = (): string => beside("libbaton.so");
 /** The baton-guard executable. @throws BatonError NATIVE_FILE_MISSING */
 export const guardPath = (): string => beside("baton-guard");
 
+/** The baton-probe executable. @throws BatonError NATIVE_FILE_MISSING */
+export const probePath = (): string => beside("baton-probe");
+
 /** The folder with the stand-in libcuda.so.1 and libnvidia-ml.so.1. @throws BatonError NATIVE_FILE_MISSING */
 export const standinFolder = (): string => {
   beside("standin", "libcuda.so.1");

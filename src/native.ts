@@ -8,7 +8,7 @@
  */
 import { loadAddon } from "./locate.js";
 
-export { guardPath, libbatonPath, pythonPath, standinFolder } from "./locate.js";
+export { guardPath, libbatonPath, probePath, pythonPath, standinFolder } from "./locate.js";
 
 /** Who is at the other end of a channel, as the kernel recorded it at connect (SO_PEERCRED). */
 export interface Peer {

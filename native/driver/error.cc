@@ -28,7 +28,9 @@ size_t utf8_length(std::string_view text) {
   return 0;
 }
 
-void append_string(std::string& json, std::string_view text) {
+}  // namespace
+
+void append_json_string(std::string& json, std::string_view text) {
   json += '"';
   while (!text.empty()) {
     const char c = text.front();
@@ -52,19 +54,17 @@ void append_string(std::string& json, std::string_view text) {
   json += '"';
 }
 
-}  // namespace
-
 std::string to_json(const Error& error) {
   std::string json = "{\"code\": ";
-  append_string(json, error.code);
+  append_json_string(json, error.code);
   json += ", \"message\": ";
-  append_string(json, error.message);
+  append_json_string(json, error.message);
   json += ", \"expected\": ";
-  append_string(json, error.expected);
+  append_json_string(json, error.expected);
   json += ", \"found\": ";
-  append_string(json, error.found);
+  append_json_string(json, error.found);
   json += ", \"action\": ";
-  append_string(json, error.action);
+  append_json_string(json, error.action);
   json += '}';
   return json;
 }

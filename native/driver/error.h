@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <utility>
 #include <variant>
 
@@ -24,6 +25,9 @@ struct Error {
 
 // {"code": "...", "message": "...", "expected": "...", "found": "...", "action": "..."}; always valid JSON.
 std::string to_json(const Error& error);
+
+// Appends `text` in quotes, escaped; bytes that are not UTF-8 become U+FFFD.
+void append_json_string(std::string& json, std::string_view text);
 
 // A value or an Error. Look before you take: value() and error() of the wrong kind abort.
 template <class T>

@@ -51,13 +51,14 @@ class Nvml : public NvmlFunctions {
   baton::Result<std::vector<ProcessMemory>> processes(uint32_t index) const;
   baton::Result<std::string> uuid(uint32_t index) const;  // "GPU-…"
   baton::Result<std::string> name(uint32_t index) const;
+  // The handle, for functions that have no wrapper here.
+  baton::Result<Device> device(uint32_t index) const;
 
   Nvml(const Nvml&) = delete;
   Nvml& operator=(const Nvml&) = delete;
 
  private:
   Nvml() = default;
-  baton::Result<Device> device(uint32_t index) const;
 
   DriverLibrary library_;
   bool initialised_ = false;

@@ -99,4 +99,11 @@ struct Utilization {
 };
 static_assert(sizeof(Utilization) == 8);
 
+// nvmlEnableState_t, nvmlComputeMode_t, nvmlGpuP2PCapsIndex_t and nvmlGpuP2PStatus_t.
+inline constexpr int kEnabled = 1;
+inline constexpr int kP2PCapabilityRead = 0;
+inline constexpr int kP2PCapabilityNvlink = 2;
+inline constexpr int kP2PStatusOk = 0;
+inline constexpr unsigned kMostNvLinks = 18;
+
 }  // namespace baton::nvml
