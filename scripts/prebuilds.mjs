@@ -36,7 +36,9 @@ for (const name of ["libbaton.so", "baton-guard", "baton-probe", "standin/libcud
 }
 for (const name of ["baton-guard", "baton-probe"]) chmodSync(join(target, name), 0o755);
 
-const files = readdirSync(target, { recursive: true }).filter((name) => /\.(node|so(\.\d+)?)$|guard$|probe$/.test(name));
+const files = readdirSync(target, { recursive: true }).filter((name) =>
+  /\.(node|so(\.\d+)?)$|guard$|probe$/.test(name),
+);
 const needs = files.flatMap((name) => [
   ...(output("objdump", ["-T", join(target, name)]) ?? "").matchAll(/GLIBC_(\d+\.\d+)/g),
 ]);

@@ -97,8 +97,7 @@ Status register_host_memory(const Gpu& gpu, uint64_t bytes) {
 
 // `to`: the GPU that reads, in the other process.
 void try_round_trip(const Gpu& gpu, int32_t to) {
-  at("memory of GPU " + std::to_string(gpu.ordinal()) + ", read on GPU " + std::to_string(to) +
-     " by another process");
+  at("memory of GPU " + std::to_string(gpu.ordinal()) + ", read on GPU " + std::to_string(to) + " by another process");
   const RoundTrip trip = round_trip(gpu, to);
   Json json;
   json.add("from", gpu.ordinal()).add("to", to).add("bytes", trip.bytes).add("stage", trip.stage);

@@ -1,5 +1,5 @@
-// baton-probe: asks the drivers for `baton doctor`. A process of its own, because a sick driver hangs or crashes whoever
-// calls it.
+// baton-probe: asks the drivers for `baton doctor`. A process of its own, because a sick driver hangs or crashes
+// whoever calls it.
 #include <sys/prctl.h>
 #include <sys/resource.h>
 

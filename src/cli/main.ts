@@ -4,6 +4,7 @@ import { Command } from "commander";
 import { BatonError, toBatonError } from "../errors.js";
 import { addBench } from "./bench.js";
 import { addDemo } from "./demo.js";
+import { addDoctor } from "./doctor.js";
 import { packageVersion } from "./package.js";
 import { addRun } from "./run.js";
 import { addSetup } from "./setup-command.js";
@@ -18,6 +19,7 @@ addRun(program);
 addDemo(program);
 addSetup(program);
 addBench(program);
+addDoctor(program);
 
 try {
   await program.parseAsync(process.argv);

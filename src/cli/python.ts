@@ -46,10 +46,14 @@ print(json.dumps({
 }))
 `;
 
-/** Asks an interpreter; null when it cannot be run. */
-export async function probePython(path: string, packages: readonly string[]): Promise<PythonProbe | null> {
+/** Asks an interpreter; null when it cannot be run, or does not answer in time. */
+export async function probePython(
+  path: string,
+  packages: readonly string[],
+  timeoutMs = PROBE_MS,
+): Promise<PythonProbe | null> {
   try {
-    const { stdout } = await run(path, ["-c", PROBE, ...packages], { timeout: PROBE_MS });
+    const { stdout } = await run(path, ["-c", PROBE, ...packages], { timeout: timeoutMs, killSignal: "SIGKILL" });
     return { path, ...(JSON.parse(stdout) as Omit<PythonProbe, "path">) };
   } catch {
     return null;

@@ -60,14 +60,19 @@ export interface SocketFolder {
   remove(): void;
 }
 
+/** Where sockets' folders are made: $XDG_RUNTIME_DIR where there is one, else the folder for temporary files. */
+export function socketParent(environment: NodeJS.ProcessEnv): string {
+  const runtime = environment.XDG_RUNTIME_DIR;
+  return runtime !== undefined && isFolder(runtime) ? runtime : (environment.TMPDIR ?? tmpdir());
+}
+
 /**
- * Makes a 0700 folder for the socket: in $XDG_RUNTIME_DIR where there is one, else in the folder for temporary files.
+ * Makes a 0700 folder for the socket.
  *
  * @throws BatonError SOCKET_PATH_TOO_LONG when the path does not fit into a socket address
  */
 export function makeSocketFolder(environment: NodeJS.ProcessEnv = process.env): SocketFolder {
-  const runtime = environment.XDG_RUNTIME_DIR;
-  const parent = runtime !== undefined && isFolder(runtime) ? runtime : (environment.TMPDIR ?? tmpdir());
+  const parent = socketParent(environment);
   const failure = checkSocketPath(join(parent, "baton-XXXXXX", "socket"));
   if (failure !== null) throw new BatonError(failure);
   const folder = mkdtempSync(join(parent, "baton-"));

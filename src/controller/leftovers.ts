@@ -14,8 +14,15 @@ const OF_DEEPSPEED = /^deepspeed_/;
  * @returns the names of what was removed
  */
 export function removeLeftSharedMemory(sinceMs: number, folder = SHARED_MEMORY): string[] {
+  const left = leftSharedMemory(folder, OF_DEEPSPEED, sinceMs);
+  for (const name of left) rmSync(join(folder, name), { force: true });
+  return left;
+}
+
+/** Names of this user's files there that match, were made since `sinceMs`, and that no process maps. */
+export function leftSharedMemory(folder: string, names: RegExp, sinceMs = 0): string[] {
   const candidates = list(folder).filter((name) => {
-    const status = OF_DEEPSPEED.test(name) ? statSync(join(folder, name), { throwIfNoEntry: false }) : undefined;
+    const status = names.test(name) ? statSync(join(folder, name), { throwIfNoEntry: false }) : undefined;
     return status?.isFile() === true && status.uid === process.getuid?.() && status.ctimeMs >= sinceMs;
   });
   if (candidates.length === 0) return [];
@@ -23,9 +30,7 @@ export function removeLeftSharedMemory(sinceMs: number, folder = SHARED_MEMORY):
     .filter((name) => /^\d+$/.test(name))
     .map(mapsOf)
     .join("");
-  const left = candidates.filter((name) => !mapped.includes(join(folder, name)));
-  for (const name of left) rmSync(join(folder, name), { force: true });
-  return left;
+  return candidates.filter((name) => !mapped.includes(join(folder, name)));
 }
 
 function list(folder: string): string[] {

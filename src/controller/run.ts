@@ -4,7 +4,7 @@ import { BatonError, toBatonError } from "../errors.js";
 import { becomeSubreaper, monotonicNs, type Nvml } from "../native.js";
 import type { EndReason, PhaseConfig } from "../phases/index.js";
 import type { Failure } from "../protocol/messages.js";
-import { checkRecipeAndModel, phaseConfig, type Recipe, readModelConfig } from "../recipe/index.js";
+import { checkEnvironment, checkRecipeAndModel, phaseConfig, type Recipe, readModelConfig } from "../recipe/index.js";
 import { EventLog, type StartedEvent } from "../report/events.js";
 import { ledgerOf } from "../report/ledger.js";
 import type { Progress } from "../report/progress.js";
@@ -112,6 +112,9 @@ async function run(plan: RunPlan, folder: RunFolder, log: EventLog, undo: (() =>
   const config = phaseConfig(recipe);
   const wrong = checkRecipeAndModel(recipe, readModelConfig(recipe.engine.model));
   if (wrong !== null) throw new BatonError(wrong);
+  // Stand-in GPUs hide the real ones from every process, so these settings do nothing there.
+  const unusable = recipe.gpus.simulated === null ? checkEnvironment(plan.environment) : null;
+  if (unusable !== null) throw new BatonError(unusable);
   const name = randomBytes(6).toString("hex");
   const socket = makeSocketFolder(plan.environment);
   undo.push(() => socket.remove());

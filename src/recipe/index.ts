@@ -9,6 +9,7 @@ export {
   type ModelConfig,
   readModelConfig,
 } from "./checks.js";
+export { checkEnvironment, checkExpandableSegments, checkVisibleDevices } from "./environment.js";
 export { loadRecipe, type Override, parseOverride, parseRecipe, type RecipeSource, recipeFrom } from "./load.js";
 export { phaseConfig } from "./phases.js";
 export { type LogprobBounds, logprobBounds, type Recipe, type RecipeInput, recipeSchema } from "./schema.js";
