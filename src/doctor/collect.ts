@@ -12,13 +12,13 @@ const MIB = 2 ** 20;
 export interface Deadlines {
   readonly cudaMs: number;
   readonly nvmlMs: number;
-  /** Of each trial on stand-ins, after those above. */
+  /** Of each of the two on stand-ins. */
   readonly standinMs: number;
   /** All interpreters together. */
   readonly pythonMs: number;
 }
-/** Together less than a minute: the first two, Python and the compilers are asked at once. */
-export const DEADLINES: Deadlines = { cudaMs: 40_000, nvmlMs: 20_000, standinMs: 15_000, pythonMs: 40_000 };
+/** Less than a minute: NVML and CUDA one after the other, and Python and the compilers meanwhile. */
+export const DEADLINES: Deadlines = { cudaMs: 34_000, nvmlMs: 20_000, standinMs: 12_000, pythonMs: 40_000 };
 
 const STANDINS = { devices: 2, bytesPerDevice: 64 * MIB, granularityBytes: 2 * MIB };
 
@@ -37,10 +37,9 @@ export async function collectFacts(options: CollectOptions): Promise<Facts> {
   const host = await collectHost(environment);
   const python = collectPython(environment, options.packageRoot, options.folder, deadlines.pythonMs / 2);
   const tools = collectTools(environment);
-  const [cuda, nvml] = await Promise.all([
-    askCuda(environment, registerBytes(host.limits.lockedBytes), deadlines.cudaMs),
-    askNvml(environment, deadlines.nvmlMs),
-  ]);
+  // NVML first: it would list the other probe among those who use the GPUs.
+  const nvml = await askNvml(environment, deadlines.nvmlMs);
+  const cuda = await askCuda(environment, registerBytes(host.limits.lockedBytes), deadlines.cudaMs);
   const gpus = whichGpus(cuda, nvml);
   const standin = gpus === "stand-in" ? await tryStandins(environment, deadlines.standinMs) : null;
   return {
@@ -82,8 +81,8 @@ async function tryStandins(environment: NodeJS.ProcessEnv, deadlineMs: number): 
   }
   try {
     const inside = { ...environment, ...standin.environment };
-    const [cuda, nvml] = await Promise.all([askCuda(inside, 16 * MIB, deadlineMs), askNvml(inside, deadlineMs)]);
-    return { cuda, nvml };
+    const nvml = await askNvml(inside, deadlineMs);
+    return { nvml, cuda: await askCuda(inside, 16 * MIB, deadlineMs) };
   } finally {
     standin.remove();
   }

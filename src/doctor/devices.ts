@@ -156,7 +156,6 @@ function nvlink({ devices }: NvmlFacts): Finding[] {
 }
 
 function peers(pairs: readonly NvmlPair[], access: Facts["cuda"]["peers"]): Finding[] {
-  if (access.length === 0 && pairs.length === 0) return [];
   const how = (from: number, to: number): string => {
     const pair = pairs.find((each) => each.from === from && each.to === to);
     if (pair?.nvlinkStatus === 0) return "NVLink";

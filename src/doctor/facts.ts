@@ -41,7 +41,7 @@ export interface CudaFacts {
     readonly version: number;
     readonly deviceCount: number;
   } | null;
-  readonly error: (Failure & { readonly driverResult?: number }) | null;
+  readonly error: Failure | null;
   readonly devices: readonly CudaDevice[];
   readonly peers: readonly { readonly from: number; readonly to: number; readonly access: boolean | null }[];
   readonly contexts: readonly { readonly ordinal: number; readonly error?: Failure }[];

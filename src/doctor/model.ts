@@ -77,8 +77,9 @@ export function judgeModel(facts: Pick<Facts, "gpus" | "nvml" | "host">, plan: M
     ];
   }
   const needs = needsOf(plan, parameters);
-  const size = `${(parameters / 1e9).toPrecision(3)}e9 parameters (from ${source}), ${plan.ranks} ranks, ZeRO-${plan.zero}`;
-  findings.push(ok("MODEL_SIZE", `${plan.folder} is a model of ${size}.`, needsWords(needs)));
+  const size = `${parameters.toLocaleString("en")} parameters (from ${source})`;
+  const split = `${plan.ranks} ${plan.ranks === 1 ? "rank" : "ranks"}, ZeRO-${plan.zero}`;
+  findings.push(ok("MODEL_SIZE", `${plan.folder} is a model of ${size}; ${split}.`, needsWords(needs)));
   return [...findings, ...onGpus(facts, plan, needs), onHost(facts, plan, needs)];
 }
 

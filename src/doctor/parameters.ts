@@ -2,6 +2,7 @@
 import { closeSync, openSync, readdirSync, readFileSync, readSync } from "node:fs";
 import { join } from "node:path";
 import { z } from "zod";
+import { BatonError } from "../errors.js";
 
 const MOST_HEADER_BYTES = 100 * 2 ** 20;
 
@@ -33,10 +34,26 @@ type Shape = z.infer<typeof shape>;
 /** Dense decoders whose layers the formula below describes. */
 const DENSE = new Set(["llama", "mistral", "qwen2", "qwen3"]);
 
-/** @throws Error when config.json has not what is needed (`readModelConfig` says more of a folder that is no model) */
+/**
+ * Reads a folder that `readModelConfig` has accepted.
+ *
+ * @throws BatonError MODEL_CONFIG_INVALID when its config.json has not what sizes are computed from
+ */
 export function readShape(folder: string): ModelShape {
-  const raw = JSON.parse(readFileSync(join(folder, "config.json"), "utf8")) as { text_config?: unknown };
-  const config = shape.parse(raw.text_config ?? raw);
+  const path = join(folder, "config.json");
+  const raw = JSON.parse(readFileSync(path, "utf8")) as { text_config?: unknown };
+  const parsed = shape.safeParse(raw.text_config ?? raw);
+  if (!parsed.success) {
+    const issue = parsed.error.issues[0];
+    throw new BatonError({
+      code: "MODEL_CONFIG_INVALID",
+      message: `${path}: ${issue?.path.join(".")} is not as expected`,
+      expected: "hidden_size, num_hidden_layers and num_attention_heads",
+      found: issue?.message ?? "",
+      action: "Use a decoder model in the layout of Hugging Face.",
+    });
+  }
+  const config = parsed.data;
   const stored = storedParameters(folder);
   const computed = stored === null ? fromConfig(config) : null;
   return {

@@ -78,7 +78,7 @@ describe("doctor", () => {
     });
   });
 
-  it.skipIf(real)("finds stand-ins whose driver cannot export, crashes or lacks memory", async () => {
+  it.skipIf(real)("finds stand-ins whose driver cannot export, or crashes", async () => {
     const refused = await doctor({ BATON_STANDIN_FAULTS: "cuMemExportToShareableHandle:result=801" });
     expect(refused.of("VMM_ROUND_TRIP")[0]).toMatchObject({
       verdict: "problem",
@@ -90,6 +90,16 @@ describe("doctor", () => {
       found: expect.stringContaining("SIGSEGV"),
     });
     expect(crashed.ended.code).toBe(1);
+  });
+
+  it.skipIf(real)("does not take its own trials for other processes on a GPU", async () => {
+    const slow = "cuMemMap:delay_ms=400,nvmlDeviceGetMemoryInfo:delay_ms=200";
+    const { of } = await doctor({ BATON_STANDIN_FAULTS: slow });
+    expect(of("GPU_MEMORY").map(({ found }) => found)).toEqual([
+      expect.stringContaining("0 B of"),
+      expect.stringContaining("0 B of"),
+    ]);
+    expect(of("GPU_IN_USE")).toEqual([]);
   });
 
   it("says whether a model fits", async () => {
@@ -120,7 +130,8 @@ describe("doctor", () => {
 });
 
 describe("a run on real GPUs is refused with doctor's words", () => {
-  const words = ["run", "--model", join(fixtures, "light_model"), "--gpus", "1", "--ranks", "1"];
+  const model = ["--model", join(fixtures, "light_model"), "--set", "engine.maxModelLength=32"];
+  const words = ["run", ...model, "--gpus", "1", "--ranks", "1"];
   const attempt = (
     folder: string,
     more: readonly string[],
@@ -164,7 +175,9 @@ it("doctor ends within a minute beside a driver that hangs", async () => {
     const { report, of } = await doctor({
       BATON_CUDA_LIBRARY: join(standinFolder(), "libcuda.so.1"),
       BATON_STANDIN_TABLE: join(folder, "table"),
-      BATON_STANDIN_FAULTS: "cuInit:delay_ms=300000",
+      BATON_STANDIN_DEVICES: "1",
+      BATON_STANDIN_BYTES: String(64 * 2 ** 20),
+      BATON_STANDIN_FAULTS: "cuInit:delay_ms=60000",
     });
     expect(report.gpus).toBe("real");
     expect(of("DRIVER")[0]).toMatchObject({

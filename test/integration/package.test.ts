@@ -136,12 +136,12 @@ describe("the tarball, installed in another folder without a script and without 
   test("libbaton.so opens in Python, and stand-in memory can be allocated, written and returned", () => {
     const paths = expectGood(
       node(`
-        import { libbatonPath, standinFolder, guardPath, pythonPath } from "gpu-baton/native";
-        console.log(JSON.stringify([libbatonPath(), standinFolder(), guardPath(), pythonPath()]));
+        import { libbatonPath, standinFolder, guardPath, probePath, pythonPath } from "gpu-baton/native";
+        console.log(JSON.stringify([libbatonPath(), standinFolder(), guardPath(), pythonPath(), probePath()]));
       `),
     );
-    const [libbaton, standin, guard, python] = JSON.parse(paths) as [string, string, string, string];
-    for (const each of [libbaton, standin, guard, python]) expect(each.startsWith(installed)).toBe(true);
+    const [libbaton, standin, guard, python, probe] = JSON.parse(paths) as [string, string, string, string, string];
+    for (const each of [libbaton, standin, guard, python, probe]) expect(each.startsWith(installed)).toBe(true);
     const script = `
 import ctypes, sys
 baton = ctypes.CDLL(sys.argv[1])
@@ -182,6 +182,7 @@ print(taken, before - free())
     const out = expectGood(run("python3", ["-c", script, libbaton], { cwd: folder, path, env }));
     expect(out.trim()).toBe(`${6 << 20} 0`);
     expect(run(guard, [], { cwd: folder, path }).status).toBe(125);
+    expect(run(probe, [], { cwd: folder, path }).status).toBe(125);
   });
 
   test("the stand-ins are found only by who asks for them", () => {

@@ -54,6 +54,10 @@ describe("the parameters of a model", () => {
     expect(shapeOf(smol).parameters).toBe(134_515_008);
   });
 
+  it("of a config without sizes are an error that says what is missing", () => {
+    expect(() => shapeOf({ num_attention_heads: 4 })).toThrow(/hidden_size is not as expected/);
+  });
+
   it("of another architecture are unknown, and so is a broken checkpoint", () => {
     expect(shapeOf({ ...qwen7b, model_type: "mixtral" })).toMatchObject({ parameters: null, source: null });
     writeFileSync(join(folder, "model.safetensors"), "not one");
@@ -135,6 +139,7 @@ describe("whether a model fits", () => {
       host.memory = { totalBytes: 200 * GIB, availableBytes: 180 * GIB };
     });
     expect(verdicts(facts)).toContain("HOST_TOO_SMALL:problem");
+    expect(verdicts(facts)).toContain("GPU_TOO_SMALL:ok");
   });
 
   it("what is not known is unknown", () => {
