@@ -137,3 +137,6 @@ export type Mutable<T> = T extends readonly (infer E)[]
   : T extends object
     ? { -readonly [K in keyof T]: Mutable<T[K]> }
     : T;
+
+/** A name, `code:verdict` of the one finding that it must lead to, and what is spoiled. */
+export type Trouble = readonly [string, string, (facts: Mutable<Facts>) => void];
