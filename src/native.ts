@@ -81,6 +81,8 @@ export interface ProcessInfo {
   readonly ppid: number;
   /** As in /proc/pid/stat: R, S, D, T (stopped), t (traced), Z (zombie), X. */
   readonly state: string;
+  /** It has been killed or has exited, and the kernel is still taking it apart: memory pinned for a GPU takes time. */
+  readonly ending: boolean;
   readonly startTime: bigint;
   /** The command line, or the name in brackets of a process without one. */
   readonly command: string;

@@ -36,6 +36,7 @@ Napi::Value to_object(Napi::Env env, const ProcessInfo& info) {
   result.Set("pid", info.pid);
   result.Set("ppid", info.ppid);
   result.Set("state", std::string(1, info.state));
+  result.Set("ending", Napi::Boolean::New(env, info.ending));
   result.Set("startTime", Napi::BigInt::New(env, info.start_time));
   result.Set("command", info.command);
   return result;

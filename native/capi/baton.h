@@ -59,7 +59,7 @@ typedef struct {
   uint64_t mapped_bytes;
   uint64_t live_bytes;  // bytes in blocks handed out
   uint64_t live_blocks;
-  uint64_t arena_bytes;  // size of the arena, 0: none set
+  uint64_t arena_bytes;  // of the arena that are brought in; 0: none is set
   uint64_t arena_used_bytes;
   uint64_t pending_bytes;  // bytes of an asynchronous resume that have not come back yet
 } baton_pool_stats;
@@ -105,6 +105,10 @@ BATON_API baton_status baton_pool_verify_frozen(baton_pool* pool, uint64_t first
 // The host memory that a paused pool lives in: `bytes` of a memfd at `offset`, mapped, brought in and registered once.
 // The descriptor is duplicated. Without an arena a pause that has something to save fails (NO_ARENA).
 BATON_API baton_status baton_pool_set_arena(baton_pool* pool, int fd, uint64_t offset, uint64_t bytes);
+// The same, of up to `capacity` bytes, with nothing brought in yet: by baton_pool_grow_arena, beside everything else
+// that the pool does, and for the rest by the pause that needs it. The memfd grows with it.
+BATON_API baton_status baton_pool_open_arena(baton_pool* pool, int fd, uint64_t offset, uint64_t capacity);
+BATON_API baton_status baton_pool_grow_arena(baton_pool* pool, uint64_t bytes);
 
 typedef struct {
   uint64_t released_bytes;  // physical memory given back

@@ -162,6 +162,20 @@ baton_status baton_pool_set_arena(baton_pool* pool, int fd, uint64_t offset, uin
   });
 }
 
+baton_status baton_pool_open_arena(baton_pool* pool, int fd, uint64_t offset, uint64_t capacity) {
+  return guarded([&]() -> Status {
+    BATON_TRY(required({pool}));
+    return pool->pool->open_arena(fd, offset, capacity);
+  });
+}
+
+baton_status baton_pool_grow_arena(baton_pool* pool, uint64_t bytes) {
+  return guarded([&]() -> Status {
+    BATON_TRY(required({pool}));
+    return pool->pool->grow_arena(bytes);
+  });
+}
+
 baton_status baton_pool_pause(baton_pool* pool, const baton_range* live, uint64_t live_count, const baton_range* keep,
                               uint64_t keep_count, uint64_t want_bytes, baton_pause_report* report) {
   return guarded([&]() -> Status {

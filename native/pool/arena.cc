@@ -15,6 +15,16 @@ namespace {
 
 constexpr uint64_t kBytesPerThread = 64 << 20;
 constexpr unsigned kMostThreads = 16;
+// What is brought in and registered at a time: a pause that needs room waits for no more than its share.
+constexpr uint64_t kPieceBytes = 512 << 20;
+
+uint64_t page_bytes() {
+  return static_cast<uint64_t>(sysconf(_SC_PAGESIZE));
+}
+
+uint64_t round_up(uint64_t value, uint64_t unit) {
+  return (value + unit - 1) / unit * unit;
+}
 
 Error unusable(const std::string& message, const std::string& expected, const std::string& found) {
   return Error{.code = "ARENA_UNUSABLE",
@@ -30,7 +40,7 @@ void touch(std::byte* begin, uint64_t bytes) {
 #if defined(MADV_POPULATE_WRITE)
   if (madvise(begin, bytes, MADV_POPULATE_WRITE) == 0) return;
 #endif
-  const uint64_t page = static_cast<uint64_t>(sysconf(_SC_PAGESIZE));
+  const uint64_t page = page_bytes();
   for (uint64_t offset = 0; offset < bytes; offset += page) {
     auto* byte = reinterpret_cast<unsigned char*>(begin + offset);
     __atomic_fetch_or(byte, 0, __ATOMIC_RELAXED);
@@ -42,7 +52,7 @@ void touch_in_parallel(std::byte* begin, uint64_t bytes) {
   const uint64_t wanted = (bytes + kBytesPerThread - 1) / kBytesPerThread;
   const uint64_t threads =
       std::clamp<uint64_t>(wanted, 1, std::clamp(std::thread::hardware_concurrency(), 1U, kMostThreads));
-  const uint64_t page = static_cast<uint64_t>(sysconf(_SC_PAGESIZE));
+  const uint64_t page = page_bytes();
   const uint64_t share = (bytes / threads + page - 1) / page * page;
   std::vector<std::thread> helpers;
   for (uint64_t i = 1; i < threads && i * share < bytes; ++i) {
@@ -55,66 +65,84 @@ void touch_in_parallel(std::byte* begin, uint64_t bytes) {
 
 }  // namespace
 
-Arena::Arena(const Gpu& gpu, int fd, std::byte* memory, uint64_t bytes)
-    : gpu_(gpu), fd_(fd), memory_(memory), bytes_(bytes) {
-  free_.insert({0, bytes / kAlignmentBytes * kAlignmentBytes});
-}
-
 Arena::~Arena() {
-  if (registered_) {
-    const CurrentContext current(gpu_);
-    static_cast<void>(gpu_.driver().cuMemHostUnregister(memory_));
+  const CurrentContext current(gpu_);
+  uint64_t begin = 0;
+  for (const uint64_t end : piece_ends_) {
+    static_cast<void>(gpu_.driver().cuMemHostUnregister(memory_ + begin));
+    begin = end;
   }
-  munmap(memory_, bytes_);
+  munmap(memory_, capacity_bytes_);
   close(fd_);
 }
 
 Result<std::shared_ptr<Arena>> Arena::open(const Gpu& gpu, int fd, uint64_t offset, uint64_t bytes) {
-  const uint64_t page = static_cast<uint64_t>(sysconf(_SC_PAGESIZE));
-  if (bytes == 0 || offset % page != 0) {
+  if (bytes == 0 || offset % page_bytes() != 0) {
     return unusable("The arena's place in its memfd is not usable.",
-                    "bytes > 0 at a multiple of " + std::to_string(page),
+                    "bytes > 0 at a multiple of " + std::to_string(page_bytes()),
                     std::to_string(bytes) + " bytes at " + std::to_string(offset));
-  }
-  struct stat status{};
-  if (fstat(fd, &status) != 0) {
-    return unusable("The arena's descriptor is not usable.", "an open memfd", std::strerror(errno));
-  }
-  // Past its end a mapping is SIGBUS, so that is found here.
-  if (offset + bytes < offset || static_cast<uint64_t>(status.st_size) < offset + bytes) {
-    return unusable("The arena's memfd is too small.",
-                    std::to_string(offset) + " + " + std::to_string(bytes) + " bytes",
-                    std::to_string(status.st_size) + " bytes");
   }
   const int own = fcntl(fd, F_DUPFD_CLOEXEC, 0);
   if (own < 0)
-    return unusable("The arena's descriptor cannot be duplicated.", "a free descriptor", std::strerror(errno));
-  // Without memory behind it, writing would be SIGBUS too. EOPNOTSUPP: not a file that can tell.
-  if (fallocate(own, 0, static_cast<off_t>(offset), static_cast<off_t>(bytes)) != 0 && errno != EOPNOTSUPP) {
-    const std::string reason = std::strerror(errno);
-    close(own);
-    return unusable("There is not enough host memory for the arena.", std::to_string(bytes) + " bytes", reason);
-  }
-  void* mapped = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, own, static_cast<off_t>(offset));
+    return unusable("The arena's descriptor cannot be duplicated.", "an open memfd", std::strerror(errno));
+  void* mapped =
+      mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, own, static_cast<off_t>(offset));
   if (mapped == MAP_FAILED) {
     const std::string reason = std::strerror(errno);
     close(own);
     return unusable("The arena cannot be mapped.", std::to_string(bytes) + " bytes of address space", reason);
   }
-  std::shared_ptr<Arena> arena(new Arena(gpu, own, static_cast<std::byte*>(mapped), bytes));
   // A forked child (a data loader) must not hold the arena, nor copy pages of it.
   madvise(mapped, bytes, MADV_DONTFORK);
-  touch_in_parallel(arena->memory_, bytes);
-  const CurrentContext current(gpu);
+  return std::shared_ptr<Arena>(new Arena(gpu, own, offset, static_cast<std::byte*>(mapped), bytes));
+}
+
+Status Arena::grow(uint64_t bytes) {
+  const std::lock_guard growing(grow_mutex_);
+  const uint64_t wanted = bytes > capacity_bytes_ ? capacity_bytes_ : round_up(bytes, page_bytes());
+  for (uint64_t have = this->bytes(); have < wanted; have = this->bytes()) {
+    BATON_TRY(add_piece(have, std::min({have + kPieceBytes, wanted, capacity_bytes_})));
+  }
+  return {};
+}
+
+Status Arena::add_piece(uint64_t begin, uint64_t end) {
+  const uint64_t bytes = end - begin;
+  std::byte* memory = memory_ + begin;
+  // Without memory behind it, writing would be SIGBUS. EOPNOTSUPP: not a file that can tell.
+  if (fallocate(fd_, 0, static_cast<off_t>(offset_ + begin), static_cast<off_t>(bytes)) != 0 && errno != EOPNOTSUPP) {
+    return unusable("There is not enough host memory for the arena.", std::to_string(bytes) + " more bytes",
+                    std::strerror(errno));
+  }
+  struct stat status{};
+  if (fstat(fd_, &status) != 0 || static_cast<uint64_t>(status.st_size) < offset_ + end) {
+    return unusable("The arena's memfd is too small.", std::to_string(offset_ + end) + " bytes",
+                    std::to_string(status.st_size) + " bytes");
+  }
+  touch_in_parallel(memory, bytes);
+  const CurrentContext current(gpu_);
   BATON_TRY(current.status());
-  BATON_TRY(gpu.driver().cuMemHostRegister(mapped, bytes, cuda::kHostRegisterPortable));
-  arena->registered_ = true;
-  return arena;
+  BATON_TRY(gpu_.driver().cuMemHostRegister(memory, bytes, cuda::kHostRegisterPortable));
+  const std::lock_guard lock(mutex_);
+  piece_ends_.push_back(end);
+  free_.insert({begin, end / kAlignmentBytes * kAlignmentBytes});
+  return {};
+}
+
+Status Arena::make_room(uint64_t bytes) {
+  const uint64_t wanted = space_of(bytes);
+  const uint64_t free = free_bytes();
+  return wanted <= free ? Status() : grow(this->bytes() + (wanted - free));
+}
+
+uint64_t Arena::bytes() const {
+  const std::lock_guard lock(mutex_);
+  return piece_ends_.empty() ? 0 : piece_ends_.back();
 }
 
 uint64_t Arena::used_bytes() const {
   const std::lock_guard lock(mutex_);
-  return bytes_ / kAlignmentBytes * kAlignmentBytes - free_.bytes();
+  return piece_ends_.empty() ? 0 : piece_ends_.back() / kAlignmentBytes * kAlignmentBytes - free_.bytes();
 }
 
 uint64_t Arena::free_bytes() const {
@@ -130,10 +158,14 @@ std::optional<std::vector<Extent>> Arena::take(uint64_t bytes) {
   uint64_t space = wanted;
   uint64_t left = bytes;
   while (space > 0) {
-    const Range taken = *free_.take_lowest(space);
-    extents.push_back({taken.begin, std::min(left, taken.bytes())});
-    space -= taken.bytes();
-    left -= extents.back().bytes;
+    const Range lowest = *free_.take_lowest(space);
+    for (uint64_t begin = lowest.begin; begin < lowest.end;) {
+      const uint64_t end = std::min(lowest.end, *std::upper_bound(piece_ends_.begin(), piece_ends_.end(), begin));
+      extents.push_back({begin, std::min(left, end - begin)});
+      left -= extents.back().bytes;
+      begin = end;
+    }
+    space -= lowest.bytes();
   }
   return extents;
 }

@@ -1,5 +1,5 @@
-// The host memory that a paused pool lives in: part of a memfd given from outside, mapped and registered with
-// the driver once. It outlives this process, so a finished pause survives it.
+// The host memory that a paused pool lives in: part of a memfd given from outside, mapped once, and brought in and
+// registered with the driver piece by piece as it grows. It outlives this process, so a finished pause survives it.
 #pragma once
 #include <cstddef>
 #include <cstdint>
@@ -27,14 +27,22 @@ class Arena {
   // Pieces start at multiples of this, so that host and device copies run on whole cache lines.
   static constexpr uint64_t kAlignmentBytes = 64;
 
-  // Duplicates the descriptor, maps `bytes` of it at `offset` (a multiple of the page size), brings the pages
-  // in and registers them. ARENA_UNUSABLE: the memfd is too small or cannot be mapped.
+  // Duplicates the descriptor and maps `bytes` of it at `offset` (a multiple of the page size), of which nothing can be
+  // used yet. Errors: ARENA_UNUSABLE.
   static Result<std::shared_ptr<Arena>> open(const Gpu& gpu, int fd, uint64_t offset, uint64_t bytes);
   ~Arena();
   Arena(const Arena&) = delete;
   Arena& operator=(const Arena&) = delete;
 
-  uint64_t bytes() const { return bytes_; }
+  // Brings in and registers what is missing to `bytes`, or to all that is mapped if that is less; the memfd grows with
+  // it. What is there already can be used meanwhile. Errors: ARENA_UNUSABLE and the driver's; what was added before
+  // stays.
+  Status grow(uint64_t bytes);
+  // Grows until `bytes` are free, if that can be.
+  Status make_room(uint64_t bytes);
+
+  // What has been brought in.
+  uint64_t bytes() const;
   uint64_t used_bytes() const;
   // What take() can give, in bytes.
   uint64_t free_bytes() const;
@@ -47,14 +55,21 @@ class Arena {
   void give_back(const std::vector<Extent>& extents);
 
  private:
-  Arena(const Gpu& gpu, int fd, std::byte* memory, uint64_t bytes);
+  Arena(const Gpu& gpu, int fd, uint64_t offset, std::byte* memory, uint64_t capacity_bytes)
+      : gpu_(gpu), fd_(fd), offset_(offset), memory_(memory), capacity_bytes_(capacity_bytes) {}
+
+  Status add_piece(uint64_t begin, uint64_t end);
 
   const Gpu& gpu_;
-  int fd_;
-  std::byte* memory_;
-  uint64_t bytes_;
-  bool registered_ = false;
+  const int fd_;
+  const uint64_t offset_;
+  std::byte* const memory_;
+  const uint64_t capacity_bytes_;
+  // One at a time grows it. Taken before mutex_.
+  std::mutex grow_mutex_;
   mutable std::mutex mutex_;
+  // Ends of what was registered at a time, ascending: a copy must not run over one.
+  std::vector<uint64_t> piece_ends_;
   FreeRanges free_;
 };
 

@@ -70,6 +70,14 @@ std::vector<Pool::Release> Pool::plan_pause(const PauseRequest& request) const {
 // Gives each range that will be saved its place in the arena, before anything is copied.
 Status Pool::reserve_arena(std::vector<Release>& releases) {
   uint64_t wanted_bytes = 0;
+  for (const Release& release : releases) {
+    for (const Range& range : release.division.saved.ranges())
+      wanted_bytes += Arena::space_of(range.bytes());
+    for (const Range& range : release.division.frozen.ranges()) {
+      if (!frozen_copies_.find(range)) wanted_bytes += Arena::space_of(range.bytes());
+    }
+  }
+  if (arena_) BATON_TRY(arena_->make_room(wanted_bytes));
   const auto reserve = [&](Release& release, Range range, bool frozen) -> bool {
     if (!arena_) return false;
     auto extents = arena_->take(range.bytes());
@@ -81,16 +89,13 @@ Status Pool::reserve_arena(std::vector<Release>& releases) {
   };
   bool fits = true;
   for (Release& release : releases) {
-    for (const Range& range : release.division.saved.ranges()) {
-      wanted_bytes += Arena::space_of(range.bytes());
+    for (const Range& range : release.division.saved.ranges())
       fits = fits && reserve(release, range, false);
-    }
     for (const Range& range : release.division.frozen.ranges()) {
       if (auto clean = frozen_copies_.find(range)) {
         release.contents.saved.push_back(std::move(clean));
         continue;
       }
-      wanted_bytes += Arena::space_of(range.bytes());
       fits = fits && reserve(release, range, true);
     }
     release.contents.zeros = release.division.zero.ranges();

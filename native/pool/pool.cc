@@ -1,5 +1,7 @@
 #include "native/pool/pool.h"
 
+#include <sys/stat.h>
+
 #include <bit>
 
 #include "native/copy/clock.h"
@@ -212,6 +214,41 @@ void Pool::verify_frozen(uint64_t first_resumes) {
 }
 
 Status Pool::set_arena(int fd, uint64_t offset, uint64_t bytes) {
+  struct stat status{};
+  if (fstat(fd, &status) != 0 || offset + bytes < offset || static_cast<uint64_t>(status.st_size) < offset + bytes) {
+    return Error{.code = "ARENA_UNUSABLE",
+                 .message = "The arena's memfd is missing or too small.",
+                 .expected = std::to_string(offset) + " + " + std::to_string(bytes) + " bytes",
+                 .found = std::to_string(status.st_size) + " bytes",
+                 .action = "Give a memfd that is large enough.",
+                 .driver_result = std::nullopt};
+  }
+  BATON_ASSIGN(auto arena, Arena::open(gpu_, fd, offset, bytes));
+  BATON_TRY(arena->grow(bytes));
+  return use_arena(std::move(arena));
+}
+
+Status Pool::open_arena(int fd, uint64_t offset, uint64_t capacity_bytes) {
+  BATON_ASSIGN(auto arena, Arena::open(gpu_, fd, offset, capacity_bytes));
+  return use_arena(std::move(arena));
+}
+
+Status Pool::grow_arena(uint64_t bytes) {
+  std::shared_ptr<Arena> arena;
+  {
+    const std::lock_guard lock(state_mutex_);
+    arena = arena_;
+  }
+  if (arena) return arena->grow(bytes);
+  return Error{.code = "NO_ARENA",
+               .message = "Pool '" + name_ + "' has no arena that could grow.",
+               .expected = "an arena",
+               .found = "none",
+               .action = "Open an arena first.",
+               .driver_result = std::nullopt};
+}
+
+Status Pool::use_arena(std::shared_ptr<Arena> arena) {
   const std::lock_guard operation(operation_mutex_);
   join_background_resume();
   {
@@ -226,7 +263,6 @@ Status Pool::set_arena(int fd, uint64_t offset, uint64_t bytes) {
                    .driver_result = std::nullopt};
     }
   }
-  BATON_ASSIGN(auto arena, Arena::open(gpu_, fd, offset, bytes));
   const std::lock_guard lock(state_mutex_);
   // Copies of frozen ranges stay behind in the old arena; they are made again at the next pause.
   frozen_copies_.clear();

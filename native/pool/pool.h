@@ -95,6 +95,9 @@ class Pool {
   void verify_frozen(uint64_t first_resumes);
   // Errors: ARENA_UNUSABLE, ARENA_IN_USE.
   Status set_arena(int fd, uint64_t offset, uint64_t bytes);
+  Status open_arena(int fd, uint64_t offset, uint64_t capacity_bytes);
+  // Goes on beside everything else. Errors: NO_ARENA, ARENA_UNUSABLE.
+  Status grow_arena(uint64_t bytes);
 
   // Errors: NO_ARENA, ARENA_TOO_SMALL, FROZEN_CHANGED, ROLLBACK_INCOMPLETE, driver errors.
   Result<PauseReport> pause(const PauseRequest& request);
@@ -143,6 +146,7 @@ class Pool {
   Status grow(BlockAllocator::Growth growth);
   Result<uint64_t> trim_locked();
   void become_absent(uint64_t index);
+  Status use_arena(std::shared_ptr<Arena> arena);
 
   // release.cc: unmapping many segments as one step
   Status release_all(std::vector<Release>& releases, bool contents_matter);

@@ -47,12 +47,15 @@ std::optional<ProcessInfo> parse_process_stat(const std::string& text) {
   info.command = text.substr(open + 1, close - open - 1);
   info.state = text[close + 2];
   const char* rest = text.c_str() + close + 3;
-  // Field 4 is the parent, field 22 the start time.
+  // Field 4 is the parent, field 9 the kernel's flags (PF_EXITING of include/linux/sched.h among them), field 22 the
+  // start time.
+  constexpr uint64_t kExiting = 0x4;
   for (int field = 4; field <= 22; ++field) {
     char* end = nullptr;
     const uint64_t value = std::strtoull(rest, &end, 10);
     if (end == rest) return std::nullopt;
     if (field == 4) info.ppid = static_cast<pid_t>(value);
+    if (field == 9) info.ending = info.state == 'Z' || info.state == 'X' || (value & kExiting) != 0;
     if (field == 22) info.start_time = value;
     rest = end;
   }

@@ -17,6 +17,7 @@ struct ProcessInfo {
   pid_t pid = 0;
   pid_t ppid = 0;
   char state = '?';         // R, S, D, T (stopped), t (traced), Z (zombie), X
+  bool ending = false;      // it has been killed or has exited, and the kernel is still taking it apart
   uint64_t start_time = 0;  // clock ticks since boot; with the pid it names a process
   std::string command;      // as the kernel names it, at most 15 bytes. The full line would need a lock of the
                             // process's memory, for which one could wait.

@@ -1,4 +1,6 @@
 // The host memory that a paused pool lives in.
+#include <thread>
+
 #include "native/test/pool_support.h"
 
 namespace baton::test {
@@ -41,6 +43,46 @@ TEST(Arena, UnusableDescriptorsAreErrors) {
   EXPECT_EQ(code_of(pool->set_arena(file.fd(), 100, kMiB / 2)), "ARENA_UNUSABLE");
   EXPECT_EQ(code_of(pool->set_arena(file.fd(), 0, 0)), "ARENA_UNUSABLE");
   EXPECT_EQ(code_of(pool->set_arena(-1, 0, kMiB)), "ARENA_UNUSABLE");
+}
+
+TEST(Arena, GrowsWithTheMemfdAndForThePauseThatNeedsIt) {
+  auto pool = make_pool(0);
+  EXPECT_EQ(code_of(pool->grow_arena(kMiB)), "NO_ARENA");
+  const MemoryFile file(0);
+  BATON_EXPECT_OK(pool->open_arena(file.fd(), 0, 64 * kMiB));
+  EXPECT_EQ(pool->stats().arena_bytes, 0U);
+  // Pieces that are registered by themselves: what is saved lies across their ends.
+  for (int piece = 1; piece <= 5; ++piece)
+    BATON_EXPECT_OK(pool->grow_arena(piece * (kMiB / 2 + 4096)));
+  EXPECT_EQ(pool->stats().arena_bytes, 5 * (kMiB / 2 + 4096));
+  const uint64_t block = allocate(*pool, 3 * kSegment);
+  fill(block, 3 * kSegment, 4);
+  BATON_EXPECT_OK(pool->pause({}));
+  EXPECT_GE(pool->stats().arena_bytes, 3 * kSegment);
+  EXPECT_LE(pool->stats().arena_bytes, 3 * kSegment + kMiB);
+  BATON_EXPECT_OK(pool->resume({}, true));
+  EXPECT_TRUE(holds(block, 3 * kSegment, 4));
+  // Beyond its capacity it does not grow.
+  BATON_EXPECT_OK(pool->grow_arena(UINT64_MAX));
+  EXPECT_EQ(pool->stats().arena_bytes, 64 * kMiB);
+}
+
+TEST(Arena, GrowsWhileThePoolIsUsed) {
+  auto pool = make_pool(0);
+  const MemoryFile file(0);
+  BATON_EXPECT_OK(pool->open_arena(file.fd(), 0, 64 * kMiB));
+  const uint64_t block = allocate(*pool, 2 * kSegment);
+  fill(block, 2 * kSegment, 5);
+  std::thread grower([&] {
+    for (int piece = 1; piece <= 64; ++piece)
+      BATON_EXPECT_OK(pool->grow_arena(piece * kMiB));
+  });
+  for (int round = 0; round < 20; ++round) {
+    BATON_EXPECT_OK(pool->pause({}));
+    BATON_EXPECT_OK(pool->resume({}, round % 2 == 0));
+  }
+  grower.join();
+  EXPECT_TRUE(holds(block, 2 * kSegment, 5));
 }
 
 // The arena outlives the process: what a pause saved is found in the memfd.

@@ -47,6 +47,11 @@ TEST(Processes, NamesMayHoldAnything) {
     EXPECT_EQ(info->ppid, 40);
     EXPECT_EQ(info->start_time, 220U);
   }
+  for (const auto& [stat, ending] : {std::pair{"1 (x) R 0 0 0 0 0 4194560 0 0 0 0 0 0 0 0 0 0 0 0 5", false},
+                                     {"1 (x) D 0 0 0 0 0 4194564 0 0 0 0 0 0 0 0 0 0 0 0 5", true},
+                                     {"1 (x) Z 0 0 0 0 0 4194304 0 0 0 0 0 0 0 0 0 0 0 0 5", true}}) {
+    EXPECT_EQ(parse_process_stat(stat)->ending, ending) << stat;
+  }
   for (const std::string text : {"", "12", "12 (x", "12 (x)", "12 (x) R", "12 (x) R 1 2 3"}) {
     EXPECT_FALSE(parse_process_stat(text)) << text;
   }

@@ -1,29 +1,23 @@
 /**
  * The arenas: host memory that the ranks' paused pools live in. The controller makes and keeps them, so that one
- * outlives its rank.
+ * outlives its rank; the ranks make them as large as they need.
  */
 import { closeDescriptor, memfd } from "../native.js";
 
-interface Arena {
-  readonly descriptor: number;
-  readonly bytes: number;
-}
-
 export class Arenas {
-  readonly #arenas = new Map<number, Arena>();
+  readonly #descriptors = new Map<number, number>();
 
-  /** The arena of a local rank, of at least so many bytes. One that is large enough is kept. */
-  of(rank: number, bytes: number): Arena {
-    const known = this.#arenas.get(rank);
-    if (known !== undefined && known.bytes >= bytes) return known;
-    if (known !== undefined) closeDescriptor(known.descriptor);
-    const arena = { descriptor: memfd(`baton arena ${rank}`, bytes), bytes };
-    this.#arenas.set(rank, arena);
-    return arena;
+  /** The arena of a local rank: a memfd, empty when it is made. */
+  of(rank: number): number {
+    const known = this.#descriptors.get(rank);
+    if (known !== undefined) return known;
+    const descriptor = memfd(`baton arena ${rank}`, 0);
+    this.#descriptors.set(rank, descriptor);
+    return descriptor;
   }
 
   close(): void {
-    for (const { descriptor } of this.#arenas.values()) closeDescriptor(descriptor);
-    this.#arenas.clear();
+    for (const descriptor of this.#descriptors.values()) closeDescriptor(descriptor);
+    this.#descriptors.clear();
   }
 }

@@ -2,8 +2,9 @@
  * The shell around the state machine of a node: turns frames, deaths, timers and measurements into events, and
  * executes the commands that come back. It decides nothing.
  */
+import { totalmem } from "node:os";
 import { toBatonError } from "../errors.js";
-import type { Nvml } from "../native.js";
+import { type Nvml, processInfo } from "../native.js";
 import {
   type Client,
   type Command,
@@ -143,7 +144,8 @@ export class BatonNode implements ServerHandlers {
   }
 
   lost(connection: Connection): void {
-    this.feed({ type: "connectionLost", client: connection.client });
+    const ending = processInfo(connection.pid)?.ending ?? true;
+    this.feed({ type: "connectionLost", client: connection.client, ending });
   }
 
   invalid(connection: Connection | null, failure: Failure): void {
@@ -163,9 +165,7 @@ export class BatonNode implements ServerHandlers {
         break;
       case "welcome":
         this.#send(command.client, this.#welcome());
-        break;
-      case "sendArena":
-        this.#sendArena(command.rank);
+        if (command.client.role === "rank") this.#sendArena(command.client);
         break;
       case "sendManifests":
         this.#withWorker(command, "planning", (connection) => this.weights.sendManifests(connection, command.seq));
@@ -254,11 +254,10 @@ export class BatonNode implements ServerHandlers {
     };
   }
 
-  #sendArena(rank: number): void {
-    this.#withClient({ role: "rank", index: rank }, (connection) => {
-      const wanted = this.weights.manifests.get(rank)?.arenaBytes ?? 0;
-      const arena = this.#arenas.of(rank, wanted);
-      connection.send({ type: "arena", arenaBytes: arena.bytes }, [arena.descriptor]);
+  #sendArena(rank: Client): void {
+    this.#withClient(rank, (connection) => {
+      // More than all of the host's memory would never be there.
+      connection.send({ type: "arena", arenaBytes: totalmem() }, [this.#arenas.of(rank.index)]);
     });
   }
 

@@ -109,7 +109,7 @@ export function onProcessDied(step: Step, event: EventOf<"processDied">): void {
   const living = step.living(event.client);
   if (living === undefined || isFinished(step, event.client)) return;
   const { connected, lost } = living.life;
-  living.life = { connected, lost, died: event.exit };
+  living.life = { ...living.life, died: event.exit };
   // Frames that it sent before (a goodbye, or why it fails) may still be unread: the end of its connection,
   // which comes after them, is awaited for a moment.
   if (!connected || lost) step.fail(died(event.client, event.exit, step.phaseOf(event.client)));
@@ -119,13 +119,15 @@ export function onConnectionLost(step: Step, event: EventOf<"connectionLost">): 
   const living = step.living(event.client);
   if (!living?.life.connected || isFinished(step, event.client)) return;
   const exit = living.life.died;
-  living.life = { connected: true, lost: true, died: exit };
+  living.life = { connected: true, lost: true, ending: event.ending, died: exit };
   if (exit) step.fail(died(event.client, exit, step.phaseOf(event.client)));
 }
 
 /** The moment of grace after a death or a lost connection is over. */
 export function onGone(step: Step, client: Client): void {
-  const exit = step.living(client)?.life.died;
+  const life = step.living(client)?.life;
+  // The kernel may take a second to give back what a process had on a GPU; only then the pidfd tells how it ended.
+  const exit = life?.died ?? (life?.ending ? { code: null, signal: null } : null);
   step.fail(exit ? died(client, exit, step.phaseOf(client)) : connectionLost(client));
 }
 

@@ -29,10 +29,8 @@ export type EndReason = "finished" | "failed" | "interrupted";
 /** What the shell must do, in this order. `rank` is the local rank. */
 export type Command =
   | { readonly type: "send"; readonly client: Client; readonly message: PlainMessage }
-  /** Answer the hello of this client. A rank gets it when every engine is asleep, so that it may use its GPU. */
+  /** Answer the hello of this client. A rank gets it, and its arena, when every engine is asleep: it may use its GPU. */
   | { readonly type: "welcome"; readonly client: Client }
-  /** Send the arena that the rank's manifest asked for. */
-  | { readonly type: "sendArena"; readonly rank: number }
   /** Send the manifests of all ranks to this worker as `rankManifest` frames with this seq. */
   | { readonly type: "sendManifests"; readonly engine: number; readonly worker: number; readonly seq: number }
   /** Ask for the segments that the plans of all workers name for this rank (none is fine). */

@@ -102,7 +102,12 @@ export type Event =
   | { readonly type: "invalid"; readonly client: Client | null; readonly failure: Failure }
   | { readonly type: "processDied"; readonly client: Client; readonly exit: ProcessExit }
   /** The connection of a client ended; every frame it sent before has been given to the machine. */
-  | { readonly type: "connectionLost"; readonly client: Client }
+  | {
+      readonly type: "connectionLost";
+      readonly client: Client;
+      /** Whether the kernel is taking its process apart, or has done so. */
+      readonly ending: boolean;
+    }
   | { readonly type: "launcherExited"; readonly exit: ProcessExit }
   | { readonly type: "deadlinePassed"; readonly key: string }
   | { readonly type: "interrupted"; readonly signal: string };

@@ -15,7 +15,6 @@ export function onManifest(step: Step, event: EventOf<"manifest">): void {
   // Names or addresses may have changed, and every plan is made of all manifests. A rank may be so quick that
   // the handoff it comes from still goes on elsewhere: that one keeps its plans.
   step.state.manifestsChanged = true;
-  step.command({ type: "sendArena", rank: rank.index });
 }
 
 export function onArrived(step: Step, event: EventOf<"arrived">): void {

@@ -53,6 +53,8 @@ export interface Life {
   readonly connected: boolean;
   /** Its connection ended. */
   readonly lost: boolean;
+  /** When the connection was lost the kernel was taking the process apart already. */
+  readonly ending: boolean;
   readonly died: ProcessExit | null;
 }
 
@@ -182,7 +184,7 @@ export interface State {
   ended: EndReason | null;
 }
 
-const UNBORN: Life = { connected: false, lost: false, died: null };
+const UNBORN: Life = { connected: false, lost: false, ending: false, died: null };
 
 export function newRank(index: number): RankState {
   return {

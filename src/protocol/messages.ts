@@ -272,7 +272,7 @@ export const welcome = z.object({
   verifyFrozen: count,
 });
 
-/** To a rank, in answer to its manifest: the arena, as one descriptor. */
+/** To a rank, right after its welcome: an empty memfd as one descriptor, and how large it may grow. */
 export const arena = z.object({ type: z.literal("arena"), arenaBytes: bytes });
 
 /** To a rank: stage "optimizer" keeps the parameters; wantBytes null: everything that the stage allows. */

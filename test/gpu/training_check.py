@@ -300,7 +300,7 @@ def paused(checks: Checks, trainer: Trainer, memory: TrainingMemory, want: list[
         "pause s, last": handoffs.pause_seconds[-1],
         "resume GB/s, best": max(handoffs.resume_rate),
         "resume in the background returns after s": min(handoffs.resume_seconds),
-        "arena GiB": memory.arena_bytes / GIB,
+        "arena GiB": memory.pool.info().arena_bytes / GIB,
     }
     for what, value in figures.items():
         checks.figure(f"{name}: {what}", value)

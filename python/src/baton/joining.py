@@ -9,12 +9,24 @@ from __future__ import annotations
 
 import os
 import sys
+from dataclasses import dataclass
 from types import TracebackType
 
 from baton.connection import Connection
 from baton.errors import BatonError
+from baton.protocol.messages import Arena
+
+
+@dataclass(frozen=True)
+class ArenaGiven:
+    """Host memory that the controller keeps for this rank: a memfd, and how large it may grow."""
+
+    fd: int
+    capacity_bytes: int
+
 
 _connection: Connection | None = None
+_arena: ArenaGiven | None = None
 _hooked = False
 
 
@@ -23,7 +35,7 @@ def join(gpu: int) -> Connection:
 
     Raises BatonError NOT_LAUNCHED, NO_CONTROLLER, CANNOT_CONNECT, DEADLINE, or what the controller answers.
     """
-    global _connection
+    global _connection, _arena
     if _connection is None or _connection.closed:
         local_rank = _environment("LOCAL_RANK")
         _connection = Connection.open(
@@ -35,7 +47,16 @@ def join(gpu: int) -> Connection:
             local_world_size=_environment("LOCAL_WORLD_SIZE"),
         )
         _hook_exceptions()
+        message, (fd,) = _connection.expect(Arena, descriptors=1)
+        _arena = ArenaGiven(fd, message.arena_bytes)
     return _connection
+
+
+def take_arena() -> ArenaGiven | None:
+    """The arena that came with the welcome, once; its descriptor is the caller's to close then."""
+    global _arena
+    arena, _arena = _arena, None
+    return arena
 
 
 def join_early(gpu: int) -> None:

@@ -251,6 +251,14 @@ class Pool:
     def verify_frozen(self, first_n: int) -> None:
         check(library().baton_pool_verify_frozen(self.handle, first_n))
 
+    def open_arena(self, fd: int, capacity_bytes: int) -> None:
+        """The memfd to save into, which grows as needed; `fd` is duplicated."""
+        check(library().baton_pool_open_arena(self.handle, fd, 0, capacity_bytes))
+
+    def grow_arena(self, bytes: int) -> None:
+        """Brings in and pins `bytes` of the arena now, rather than in the pause that needs them."""
+        check(library().baton_pool_grow_arena(self.handle, bytes))
+
     def set_arena(self, fd: int, offset_bytes: int, bytes: int) -> None:
         """The memfd that a pause saves into. `fd` is duplicated."""
         check(library().baton_pool_set_arena(self.handle, fd, offset_bytes, bytes))

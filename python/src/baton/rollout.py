@@ -130,7 +130,7 @@ class Rollout:
                 raise unexpected(message, (Release, ExportSegments, Opened))
 
     def _release(self, message: Release) -> None:
-        paused = self._memory.pause(message.stage, message.want_bytes, own_arena=False, prepared=True)
+        paused = self._memory.pause(message.stage, message.want_bytes, prepared=True)
         self._connection.send(
             Released(
                 seq=message.seq,

@@ -20,7 +20,7 @@ from typing import Any
 from baton import joining
 from baton.connection import Connection
 from baton.errors import BatonError
-from baton.protocol.messages import Arena, Metrics
+from baton.protocol.messages import Metrics
 from baton.protocol.messages import Returned as ReturnedMessage
 from baton.rollout import Rollout
 from baton.training.manifest import Weights
@@ -46,6 +46,7 @@ def attach(engine: Any, frozen: Sequence[Any] = (), *, memory: TrainingMemory | 
     if not hasattr(engine, "zero_optimization_stage") and hasattr(engine, "engine"):
         engine = engine.engine  # accelerate's wrapper
     connection = joining.join(memory.device)
+    memory.take_arena()
     session = Session(connection, memory)
     try:
         memory.attach(engine, frozen)
@@ -107,19 +108,11 @@ class Session:
         self._connection.close()
 
     def announce(self) -> Weights:
-        """Sends the manifest when it has changed or the arena is too small, and takes the arena. Before a handoff."""
+        """Sends the manifest when it has changed. Before a handoff."""
         weights = Weights.of(self._memory)
-        needed = self._memory.arena_bytes_needed()
-        if weights == self._weights and needed <= self._memory.arena_bytes:
-            return weights
-        self._connection.send(weights.to_wire(self._memory))
-        self._weights = weights
-        message, (fd,) = self._connection.expect(Arena, descriptors=1)
-        try:
-            if message.arena_bytes > self._memory.arena_bytes:
-                self._memory.set_arena(fd, message.arena_bytes)
-        finally:
-            os.close(fd)
+        if weights != self._weights:
+            self._connection.send(weights.to_wire(self._memory))
+            self._weights = weights
         return weights
 
     def _send_returned(self, returned: Returned) -> None:

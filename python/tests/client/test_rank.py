@@ -71,9 +71,9 @@ class Controller(Peer):
             start_new_session=True,
         )
         self.accept(welcome(**changes), deadline_seconds=120)
+        self.arena = memfd(0)
+        self.send(Arena(arena_bytes=1 << 30), (self.arena,))
         self.manifest: Manifest = self.receive(Manifest)
-        self.arena = memfd(self.manifest.arena_bytes)
-        self.send(Arena(arena_bytes=self.manifest.arena_bytes), (self.arena,))
 
     def result(self, name: str) -> Any:
         return json.loads((self.out / f"{name}.json").read_text())

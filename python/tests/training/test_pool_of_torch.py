@@ -18,7 +18,7 @@ memory = TrainingMemory(0)
 pool = memory.pool
 arena = os.memfd_create("arena")
 os.ftruncate(arena, 64 << 20)
-memory.set_arena(arena, 64 << 20)
+pool.set_arena(arena, 0, 64 << 20)
 def code_of(call):
     try:
         call()

@@ -262,7 +262,7 @@ describe("a handoff", () => {
 describe("an end", () => {
   const goodbye = (rank: number): Event => ({ type: "goodbye", client: { role: "rank", index: rank } });
   const gone = (rank: number): Event[] => [
-    { type: "connectionLost", client: { role: "rank", index: rank } },
+    { type: "connectionLost", client: { role: "rank", index: rank }, ending: true },
     { type: "processDied", client: { role: "rank", index: rank }, exit: { code: 0, signal: null } },
   ];
   const failureOf = () => all.find((command) => command.type === "end")?.failure;
@@ -285,7 +285,7 @@ describe("an end", () => {
   it("names who died, how and when", () => {
     openAll();
     const client: Client = { role: "worker", engine: 1, index: 0 };
-    expect(feed({ type: "connectionLost", client })).toEqual([]);
+    expect(feed({ type: "connectionLost", client, ending: true })).toEqual([]);
     expect(feed({ type: "processDied", client, exit: { code: null, signal: "SIGKILL" } })).toEqual([
       "end failed WORKER_DIED",
     ]);
@@ -297,8 +297,14 @@ describe("an end", () => {
   });
 
   it("tells a lost connection from a death", () => {
-    feed({ type: "connectionLost", client: { role: "engine", index: 0 } });
+    feed({ type: "connectionLost", client: { role: "engine", index: 0 }, ending: false });
     expect(feed({ type: "deadlinePassed", key: "gone: engine 0" })).toEqual(["end failed CONNECTION_LOST"]);
+  });
+
+  it("calls it a death when the kernel is still taking the process apart", () => {
+    feed({ type: "connectionLost", client: { role: "rank", index: 1 }, ending: true });
+    expect(feed({ type: "deadlinePassed", key: "gone: rank 1" })).toEqual(["end failed RANK_DIED"]);
+    expect(failureOf()?.found).toBe("gone, how is not known");
   });
 
   it("by a deadline names who was waited for, for what, and the setting", () => {

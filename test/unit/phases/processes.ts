@@ -37,7 +37,7 @@ export abstract class Process {
 }
 
 export class Rank extends Process {
-  private at: "start" | "attach" | "train" | "handoff" | "open" | "called" | "left" | "goodbye" = "start";
+  private at: "start" | "train" | "handoff" | "open" | "called" | "left" | "goodbye" = "start";
   private rollout = 0;
   private calls = 0;
   private epoch = 0;
@@ -142,13 +142,12 @@ export class Rank extends Process {
   private sendManifest(): void {
     this.signature = this.world.corrupt("otherManifest") ? "other" : "same";
     this.outbox.push({ type: "manifest", rank: this.index, signature: this.signature });
-    this.at = "attach";
+    this.at = "train";
   }
 
   protected obey(command: Command): void {
     const { world, index } = this;
     if (command.type === "welcome") this.sendManifest();
-    if (command.type === "sendArena") this.at = "train";
     if (command.type === "exportSegments") this.outbox.push({ type: "exported", rank: index, seq: command.seq });
     if (command.type === "completions") {
       this.calls += 1;

@@ -140,7 +140,7 @@ export class World {
     } else {
       this.deaths.push({ type: "processDied", client: process.client, exit });
     }
-    if (process.saidHello) process.outbox.push({ type: "connectionLost", client: process.client });
+    if (process.saidHello) process.outbox.push({ type: "connectionLost", client: process.client, ending: true });
     else process.ended = true;
     if (process instanceof Rank) this.memory.forgetRank(process.index);
   }
@@ -270,7 +270,7 @@ export class World {
     }
     process.stopped = true;
     if (fault.kind === "die") this.exit(process, { code: null, signal: "SIGKILL" });
-    if (fault.kind === "disconnect") process.outbox.push({ type: "connectionLost", client });
+    if (fault.kind === "disconnect") process.outbox.push({ type: "connectionLost", client, ending: false });
   }
 
   /** Nobody can do anything: time passes until the first deadline. */
@@ -323,9 +323,6 @@ export class World {
       case "welcome":
         this.give(this.find(command.client), command, false);
         if (command.client.role === "rank") this.fill(command.client.index);
-        break;
-      case "sendArena":
-        this.give(this.ranks[command.rank], command, false);
         break;
       case "exportSegments":
         this.give(this.ranks[command.rank], command, true);

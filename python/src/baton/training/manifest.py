@@ -79,7 +79,7 @@ class Weights:
             piece_elements=arrays.binary_u64([piece.elements for piece in self.pieces]),
             piece_offset=arrays.binary_u64([piece.offset_bytes for piece in self.pieces]),
             state_bytes=memory.state_bytes(),
-            arena_bytes=max(memory.arena_bytes_needed(), memory.arena_bytes),
+            arena_bytes=memory.arena_bytes_needed(),
         )
 
     def checksums(self, memory: TrainingMemory) -> native.U64s:

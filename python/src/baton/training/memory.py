@@ -8,7 +8,6 @@ It works alone (`TrainingMemory.pause`, `resume`, `wait`); `baton.attach` adds t
 
 from __future__ import annotations
 
-import functools
 import os
 import threading
 import time
@@ -20,9 +19,9 @@ from typing import Any, Literal
 import torch
 
 from baton import joining, native
-from baton.background import Background
 from baton.errors import BatonError
 from baton.training import deepspeed_state
+from baton.training.arena import ArenaGrowth, own_arena
 from baton.training.away import AwayGuard
 from baton.training.backends import Backend, choose
 from baton.training.first_step import FirstStep
@@ -86,8 +85,7 @@ class TrainingMemory:
         self._holdings = Holdings(())
         self._unknown: list[tuple[int, int]] = []
         self._paused: Stage | None = None
-        self._arena_bytes = 0
-        self._arena_work: Background | None = None
+        self._arena: ArenaGrowth | None = None
         self.gate = Gate()
         self.last_return: Returned | None = None
         #: Called once for each resume, when everything is back.
@@ -139,6 +137,8 @@ class TrainingMemory:
             self._away_guard.remove()
         modules = [deepspeed_state.module_of(user) for user in (engine, *self._frozen)]
         self._away_guard = AwayGuard(modules, lambda: self._paused is not None)
+        if self._arena is not None:
+            self._arena.settle(self.arena_bytes_needed())
         return holdings
 
     def detach(self) -> None:
@@ -191,10 +191,15 @@ class TrainingMemory:
 
     # ---- the arena --------------------------------------------------------------------------------------
 
-    @property
-    def arena_bytes(self) -> int:
-        """Size of the arena that is set; 0: none."""
-        return self._arena_bytes
+    def take_arena(self) -> None:
+        """Saves into the arena that the controller gave this rank, if it did and there is none yet."""
+        given = joining.take_arena()
+        if given is None:
+            return
+        try:
+            self._arena = ArenaGrowth(self.pool, given.fd, given.capacity_bytes)
+        finally:
+            os.close(given.fd)
 
     def arena_bytes_needed(self) -> int:
         """Host memory that a pause needs at most: everything live, and moments that do not exist yet."""
@@ -205,44 +210,6 @@ class TrainingMemory:
             needed += 2 * sum(master.numel() * master.element_size() for master in masters)
         # Blocks are aligned; a little room spares a second arena when gradients are live at a pause.
         return _round_up(needed + needed // 16 + 8 * _MIB, 2 * _MIB)
-
-    def set_arena(self, fd: int, bytes: int) -> None:
-        """The memfd to save into. `fd` is duplicated.
-
-        Its pages are brought in and pinned behind the caller's back (0.1 to 0.4 s a GiB); the next pause waits for
-        that, and raises what went wrong: ARENA_UNUSABLE, ARENA_IN_USE.
-        """
-        self._arena_ready()
-        self._arena_work = Background("baton-arena", functools.partial(self._pin_arena, os.dup(fd), bytes))
-        self._arena_bytes = bytes
-
-    def _pin_arena(self, fd: int, bytes: int) -> None:
-        try:
-            self.pool.set_arena(fd, 0, bytes)
-            native.load_kernels(self.device)
-        finally:
-            os.close(fd)
-
-    def _arena_ready(self) -> None:
-        work, self._arena_work = self._arena_work, None
-        if work is None:
-            return
-        try:
-            work.join()
-        except BaseException:
-            self._arena_bytes = 0
-            raise
-
-    def _ensure_arena(self) -> None:
-        needed = self.arena_bytes_needed()
-        if needed <= self._arena_bytes:
-            return
-        fd = os.memfd_create("baton-arena", os.MFD_CLOEXEC)
-        try:
-            os.ftruncate(fd, needed)
-            self.set_arena(fd, needed)
-        finally:
-            os.close(fd)
 
     # ---- pause and resume -------------------------------------------------------------------------------
 
@@ -265,19 +232,18 @@ class TrainingMemory:
         stage: Stage = "all",
         want_bytes: int | None = None,
         *,
-        own_arena: bool = True,
         prepared: bool = False,
     ) -> Paused:
         """Releases memory. "optimizer" keeps what the engine's weights come from, "all" nothing of the state.
 
         `want_bytes`: stop when so much was released; None: all that the stage allows. May be called again for more.
-        With `own_arena` an arena is made when none is large enough. `prepared`: `prepare` was called just before.
+        Without an arena of the controller's one is made. `prepared`: `prepare` was called just before.
         On failure nothing has changed.
         """
         holdings = self._holdings if prepared else self.prepare()
-        if own_arena:
-            self._ensure_arena()
-        self._arena_ready()
+        if self._arena is None:
+            self._arena = own_arena(self.pool)
+            self._arena.settle(self.arena_bytes_needed())
         self._declare(native.FROZEN, holdings.of(Role.FROZEN))
         self._declare(native.ZERO, [held for held in holdings.of(Role.GRADIENT) if not held.live])
         self._declare(native.DISCARD, holdings.of(Role.COMMUNICATION))
@@ -362,6 +328,7 @@ def training_memory(*, segment_bytes: int | None = None) -> TrainingMemory:
     if _current is None:
         joining.join_early(_local_rank())
         _current = TrainingMemory(segment_bytes=segment_bytes)
+        _current.take_arena()
     return _current
 
 
