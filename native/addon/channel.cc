@@ -191,6 +191,8 @@ void Channel::read() {
     if (state_ != State::kOpen) return;
     if (!outcome) return finish(&outcome.error());
     if (*outcome == FrameReader::Outcome::kEnd) return finish(nullptr);
+    // Should there be more, the loop's poll tells it again: it looks at what is there, not at what has changed.
+    if (*outcome == FrameReader::Outcome::kPause) return;
     if (*outcome == FrameReader::Outcome::kBlocked) {
       if (const int failure = writer_.failure(); failure != 0) {
         const Error lost{.code = "CONNECTION_LOST",
