@@ -89,8 +89,31 @@ std::optional<Error> read_all(FrameReader& reader, int socket, std::vector<Frame
     while (auto frame = reader.take())
       frames.push_back(std::move(*frame));
     if (!outcome) return outcome.error();
-    if (*outcome != FrameReader::Outcome::kProgress) return std::nullopt;
+    if (*outcome == FrameReader::Outcome::kBlocked || *outcome == FrameReader::Outcome::kEnd) return std::nullopt;
   }
+}
+
+TEST(Frames, PauseOnlyWhereAFrameEndsAndNothingIsLeft) {
+  const Pair pair;
+  FrameReader reader(kLimit);
+  const auto outcome = [&] {
+    const auto result = reader.read_from(pair.ours.get());
+    EXPECT_TRUE(result);
+    return result ? *result : FrameReader::Outcome::kEnd;
+  };
+  const std::vector<uint8_t> frame = frame_bytes("one call is enough");
+  raw_send(pair.theirs.get(), frame);
+  EXPECT_EQ(outcome(), FrameReader::Outcome::kPause);
+  EXPECT_TRUE(reader.take());
+  EXPECT_EQ(outcome(), FrameReader::Outcome::kBlocked);
+  raw_send(pair.theirs.get(), std::span(frame).first(kFrameHeaderBytes + 1));
+  EXPECT_EQ(outcome(), FrameReader::Outcome::kProgress);
+  raw_send(pair.theirs.get(), std::span(frame).subspan(kFrameHeaderBytes + 1));
+  EXPECT_EQ(outcome(), FrameReader::Outcome::kPause);
+  EXPECT_TRUE(reader.take());
+  // As much as there is room for: there may be more.
+  raw_send(pair.theirs.get(), frame_bytes(std::string(64 * 1024 - kFrameHeaderBytes, 'x')));
+  EXPECT_EQ(outcome(), FrameReader::Outcome::kProgress);
 }
 
 TEST(Frames, ArriveWhereverTheyAreCut) {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import signal
 import socket
 import struct
 import threading
@@ -180,6 +181,47 @@ def test_a_trickle_of_bytes_does_not_extend_the_deadline() -> None:
         feeder.join()
         assert caught.value.code == "DEADLINE"
         assert time.monotonic() - began < 1.5
+
+
+def test_signals_do_not_extend_the_deadline() -> None:
+    before = signal.signal(signal.SIGALRM, lambda *_: None)
+    signal.setitimer(signal.ITIMER_REAL, 0.02, 0.02)
+    try:
+        with raw_pair() as (client, _):
+            began = time.monotonic()
+            with pytest.raises(BatonError) as caught:
+                client.receive(0.2)
+            assert caught.value.code == "DEADLINE"
+            assert 0.19 <= time.monotonic() - began < 2
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0.0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def test_what_does_not_fit_is_sent_when_the_other_end_reads() -> None:
+    """Small frames too, which are otherwise sent by one call."""
+    with pair() as (client, controller):
+        count = 5_000
+        sender = threading.Thread(target=lambda: [client.send(m.Pong(seq=seq)) for seq in range(1, count + 1)])
+        sender.start()
+        sender.join(0.2)
+        assert sender.is_alive()  # it waits, since nobody reads
+        assert [controller.receive(10.0)[0].seq for _ in range(count)] == list(range(1, count + 1))
+        sender.join()
+
+
+def test_a_closed_socket_waits_for_no_other_file_of_its_number() -> None:
+    with pair() as (client, _):
+        number = client.fileno()
+        client.close()
+        read, write = os.pipe()  # takes the number
+        try:
+            assert number in (read, write)
+            with pytest.raises(ConnectionClosed):
+                client.receive(5.0)
+        finally:
+            os.close(read)
+            os.close(write)
 
 
 def test_sending_to_somebody_who_does_not_read_has_a_deadline() -> None:

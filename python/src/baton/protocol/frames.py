@@ -24,6 +24,7 @@ from baton.errors import BatonError
 from baton.protocol.messages import PROTOCOL_VERSION, FromClient, FromController
 
 HEADER = struct.Struct("<IBBH")
+_HEADER_BYTES = HEADER.size
 #: SCM_MAX_FD of Linux; one more is EINVAL.
 MAX_DESCRIPTORS = 253
 #: Larger than any honest frame; a header that says more is not ours.
@@ -214,7 +215,7 @@ class FrameSocket(Generic[_Incoming]):
         ends = time.monotonic() + deadline
         left = deadline
         while True:
-            if self._end - self._start >= HEADER.size:
+            if self._end - self._start >= _HEADER_BYTES:
                 frame = self._take()
                 if frame is not None:
                     return frame
@@ -227,10 +228,10 @@ class FrameSocket(Generic[_Incoming]):
         payload_bytes, version, count, zero = HEADER.unpack_from(self._buffer, self._start)
         if version != PROTOCOL_VERSION or zero or payload_bytes > MAX_PAYLOAD_BYTES or count > MAX_DESCRIPTORS:
             unpack_header(self._view[self._start :])  # raises
-        begin = self._start + HEADER.size
+        begin = self._start + _HEADER_BYTES
         end = begin + payload_bytes
         if self._end < end:
-            self._reserve(HEADER.size + payload_bytes)
+            self._reserve(_HEADER_BYTES + payload_bytes)
             return None
         self._start = end
         payload = self._view[begin:end]
@@ -269,7 +270,7 @@ class FrameSocket(Generic[_Incoming]):
     def _fill(self) -> None:
         """Takes what has arrived, if anything has."""
         if self._end == len(self._buffer):
-            self._reserve(min(self._end - self._start + _CHUNK_BYTES, MAX_PAYLOAD_BYTES + HEADER.size))
+            self._reserve(min(self._end - self._start + _CHUNK_BYTES, MAX_PAYLOAD_BYTES + _HEADER_BYTES))
         room = self._view[self._end :] if self._end else self._view
         try:
             received, ancillary, flags, _ = self._socket.recvmsg_into((room,), _ANCILLARY_BYTES, _MSG_CMSG_CLOEXEC)
