@@ -160,23 +160,25 @@ def test_a_deadline_passes_and_the_frame_can_still_be_received() -> None:
         assert client.receive(5.0) == (m.Ping(seq=9), [])
 
 
-def test_a_trickle_of_bytes_does_not_extend_the_deadline() -> None:
+@pytest.mark.parametrize(("sent", "pause", "deadline"), [(7, 0.3, 0.5), (300, 0.02, 0.3)])
+def test_a_trickle_of_bytes_does_not_extend_the_deadline(sent: int, pause: float, deadline: float) -> None:
+    """Neither within the header nor behind it."""
     with raw_pair() as (client, other):
-        payload = encode(m.Release(seq=1, stage="all", want_bytes=2**40))
+        payload = encode(m.Completions(call=0, epoch=1, tokens=bytes(400), lengths=b"", logprobs=b"", finish=b""))
         data = pack_header(len(payload), 0) + payload
         stop = threading.Event()
 
         def trickle() -> None:
-            for byte in data[:-1]:
+            for byte in data[:sent]:
                 other.sendall(bytes([byte]))
-                if stop.wait(0.02):
+                if stop.wait(pause):
                     return
 
         feeder = threading.Thread(target=trickle)
         feeder.start()
         began = time.monotonic()
         with pytest.raises(BatonError) as caught:
-            client.receive(0.15)
+            client.receive(deadline)
         stop.set()
         feeder.join()
         assert caught.value.code == "DEADLINE"

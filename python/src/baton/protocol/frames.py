@@ -219,10 +219,10 @@ class FrameSocket(Generic[_Incoming]):
                 frame = self._take()
                 if frame is not None:
                     return frame
-                left = ends - time.monotonic()
-            if left < 0 or not self._wait_readable(left * 1000):
+            if left <= 0 < deadline or not self._wait_readable(max(left, 0.0) * 1000):
                 raise _deadline("waiting for the controller", deadline)
             self._fill()
+            left = ends - time.monotonic()
 
     def _take(self) -> tuple[_Incoming, list[int]] | None:
         payload_bytes, version, count, zero = HEADER.unpack_from(self._buffer, self._start)
