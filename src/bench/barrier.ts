@@ -12,9 +12,9 @@ import { gloo, type Rounds, runPython } from "./processes.js";
 import { type BenchRow, benchRow, percentile } from "./row.js";
 
 const CLIENTS = 8;
-/** Of ours and of the peer, after as many rounds to warm up. */
+/** Of ours and of the peer, after the same rounds to warm up (V8 compiles the hot code in them). */
 const ROUNDS = 1500;
-const WARM_UP_ROUNDS = 100;
+const WARM_UP_ROUNDS = 500;
 
 /** How many times faster than the peer it is to be, at these shares of the rounds. */
 const GOALS: readonly (readonly [share: number, times: number])[] = [
