@@ -43,10 +43,14 @@ export interface Channel {
    * Queues a whole frame. What the kernel does not take at once is copied, and descriptors are duplicated, before
    * this returns: the caller may reuse the payload and close its descriptors.
    *
+   * A payload given as an array is sent as if its pieces (32 at most) were one. Those of 64 KiB and more are not
+   * copied but held until the kernel has them: they must not be changed or transferred any more.
+   *
    * @throws BatonError CHANNEL_CLOSED after `close` or the end of the connection, CHANNEL_FULL over
-   * `maxQueuedBytes`, FRAME_DESCRIPTORS for more than 253 descriptors or one that is not open, FRAME_TOO_LARGE
+   * `maxQueuedBytes`, FRAME_DESCRIPTORS for more than 253 descriptors or one that is not open, FRAME_PIECES,
+   * FRAME_TOO_LARGE
    */
-  send(payload: Uint8Array, descriptors?: readonly number[]): void;
+  send(payload: Uint8Array | readonly Uint8Array[], descriptors?: readonly number[]): void;
   /** Bytes that wait for the peer to read. */
   readonly queuedBytes: number;
   readonly closed: boolean;

@@ -17,6 +17,8 @@ constexpr int kReadsPerTurn = 16;
 constexpr int64_t kDefaultFlushMs = 1000;
 // Below it a copy into memory of JavaScript's own is cheaper than memory of ours with a finalizer.
 constexpr size_t kCopyBytes = 16 * 1024;
+// Below it a copy of what waits is cheaper than a reference to it.
+constexpr size_t kBorrowBytes = 64 * 1024;
 
 struct Creation {
   Descriptor socket;
@@ -46,6 +48,20 @@ std::span<const uint8_t> bytes_argument(const Napi::Value& value) {
   }
   const auto array = value.As<Napi::Uint8Array>();
   return {array.Data(), array.ByteLength()};
+}
+
+// One Uint8Array, which is the caller's again at once, or several, which must stay as they are.
+std::vector<FramePiece> payload_argument(const Napi::Value& value) {
+  if (!value.IsArray()) return {FramePiece{.bytes = bytes_argument(value), .owner = nullptr}};
+  const auto array = value.As<Napi::Array>();
+  std::vector<FramePiece> pieces(array.Length());
+  for (uint32_t i = 0; i < pieces.size(); ++i) {
+    const Napi::Value piece = array.Get(i);
+    pieces[i].bytes = bytes_argument(piece);
+    if (pieces[i].bytes.size() < kBorrowBytes) continue;
+    pieces[i].owner = std::make_shared<Napi::ObjectReference>(Napi::Persistent(piece.As<Napi::Object>()));
+  }
+  return pieces;
 }
 
 std::vector<int> descriptors_argument(const Napi::Value& value) {
@@ -141,7 +157,7 @@ void Channel::set_callback_property(const Napi::CallbackInfo&, const Napi::Value
 
 void Channel::send(const Napi::CallbackInfo& info) {
   const std::vector<int> descriptors = descriptors_argument(info[1]);
-  const std::span<const uint8_t> payload = bytes_argument(info[0]);
+  const std::vector<FramePiece> payload = payload_argument(info[0]);
   if (state_ != State::kOpen) {
     throw to_javascript(info.Env(), Error{.code = "CHANNEL_CLOSED",
                                           .message = "The connection is closed.",
@@ -191,6 +207,8 @@ void Channel::read() {
     if (state_ != State::kOpen) return;
     if (!outcome) return finish(&outcome.error());
     if (*outcome == FrameReader::Outcome::kEnd) return finish(nullptr);
+    // Should there be more, the loop's poll tells it again: it looks at what is there, not at what has changed.
+    if (*outcome == FrameReader::Outcome::kPause) return;
     if (*outcome == FrameReader::Outcome::kBlocked) {
       if (const int failure = writer_.failure(); failure != 0) {
         const Error lost{.code = "CONNECTION_LOST",

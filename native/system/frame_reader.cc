@@ -80,7 +80,8 @@ Result<FrameReader::Outcome> FrameReader::read_from(int socket) {
     return Outcome::kEnd;
   }
   BATON_TRY(received(static_cast<size_t>(count), std::move(descriptors)));
-  return Outcome::kProgress;
+  const bool between_frames = !header_ && header_have_ == 0;
+  return between_frames && static_cast<size_t>(count) < target.size() ? Outcome::kPause : Outcome::kProgress;
 }
 
 Status FrameReader::received(size_t bytes, std::vector<Descriptor> descriptors) {

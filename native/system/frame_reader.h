@@ -19,8 +19,10 @@ class FrameReader {
  public:
   explicit FrameReader(uint64_t max_payload_bytes) : max_payload_bytes_(max_payload_bytes) {}
 
-  enum class Outcome { kProgress, kBlocked, kEnd };
-  // One recvmsg. kEnd: the peer closed between two frames. Errors end the connection: FRAME_*, CONNECTION_LOST.
+  enum class Outcome { kProgress, kPause, kBlocked, kEnd };
+  // One recvmsg. kEnd: the peer closed between two frames. kPause: a frame has ended there and less came than there
+  // was room for, so most likely nothing more is waiting, and asking again would cost a call for each small frame.
+  // Errors end the connection: FRAME_*, CONNECTION_LOST.
   Result<Outcome> read_from(int socket);
 
   // The oldest complete frame.

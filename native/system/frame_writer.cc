@@ -3,6 +3,7 @@
 #include <sys/socket.h>
 #include <sys/uio.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstring>
 #include <limits>
@@ -51,13 +52,24 @@ Error bad_descriptor(int fd) {
 
 }  // namespace
 
-Status FrameWriter::send(int socket, std::span<const uint8_t> payload, std::span<const int> descriptors) {
-  if (payload.size() > std::numeric_limits<uint32_t>::max()) {
+Status FrameWriter::send(int socket, std::span<const FramePiece> pieces, std::span<const int> descriptors) {
+  if (pieces.size() > kFrameMaxPieces) {
+    return Error{.code = "FRAME_PIECES",
+                 .message = "A frame has too many pieces.",
+                 .expected = "at most " + std::to_string(kFrameMaxPieces),
+                 .found = std::to_string(pieces.size()),
+                 .action = "Join small pieces.",
+                 .driver_result = {}};
+  }
+  size_t payload_bytes = 0;
+  for (const FramePiece& piece : pieces)
+    payload_bytes += piece.bytes.size();
+  if (payload_bytes > std::numeric_limits<uint32_t>::max()) {
     return Error{.code = "FRAME_TOO_LARGE",
                  .message = "A frame is too large.",
                  .expected = "less than 4 GiB",
-                 .found = std::to_string(payload.size()) + " bytes",
-                 .action = "Send it in pieces.",
+                 .found = std::to_string(payload_bytes) + " bytes",
+                 .action = "Send several frames.",
                  .driver_result = {}};
   }
   if (descriptors.size() > kFrameMaxDescriptors) {
@@ -74,21 +86,23 @@ Status FrameWriter::send(int socket, std::span<const uint8_t> payload, std::span
   if (failure_ != 0) return {};
 
   uint8_t header[kFrameHeaderBytes];
-  FrameHeader{static_cast<uint32_t>(payload.size()), static_cast<uint8_t>(descriptors.size())}.encode(header);
+  FrameHeader{static_cast<uint32_t>(payload_bytes), static_cast<uint8_t>(descriptors.size())}.encode(header);
   size_t sent = 0;
   if (queue_.empty()) {
-    iovec pieces[2] = {{.iov_base = header, .iov_len = sizeof(header)},
-                       {.iov_base = const_cast<uint8_t*>(payload.data()), .iov_len = payload.size()}};
-    const ssize_t result = send_now(socket, pieces, 2, descriptors);
+    iovec parts[1 + kFrameMaxPieces] = {{.iov_base = header, .iov_len = sizeof(header)}};
+    for (size_t i = 0; i < pieces.size(); ++i) {
+      parts[1 + i] = {.iov_base = const_cast<uint8_t*>(pieces[i].bytes.data()), .iov_len = pieces[i].bytes.size()};
+    }
+    const ssize_t result = send_now(socket, parts, 1 + pieces.size(), descriptors);
     if (result < 0 && !is_temporary(result)) {
       fail(static_cast<int>(-result));
       return {};
     }
     sent = result < 0 ? 0 : static_cast<size_t>(result);
-    if (sent == sizeof(header) + payload.size()) return {};
+    if (sent == sizeof(header) + payload_bytes) return {};
   }
 
-  const size_t left = sizeof(header) + payload.size() - sent;
+  const size_t left = sizeof(header) + payload_bytes - sent;
   // A frame that has begun must go on, whatever the limit says.
   if (sent == 0 && queued_bytes_ + left > max_queued_bytes_) {
     return Error{.code = "CHANNEL_FULL",
@@ -106,22 +120,43 @@ Status FrameWriter::send(int socket, std::span<const uint8_t> payload, std::span
       kept.push_back(std::move(copy));
     }
   }
-  // Small frames share a chunk; one with descriptors begins its own, since they go with the first byte.
-  if (queue_.empty() || !kept.empty() || queue_.back().bytes.size() + left > kChunkBytes) queue_.emplace_back();
-  Chunk& chunk = queue_.back();
-  if (!kept.empty()) chunk.descriptors = std::move(kept);
-  const size_t of_header = sent < sizeof(header) ? sent : sizeof(header);
-  chunk.bytes.insert(chunk.bytes.end(), header + of_header, header + sizeof(header));
-  const std::span<const uint8_t> rest = payload.subspan(sent - of_header);
-  chunk.bytes.insert(chunk.bytes.end(), rest.begin(), rest.end());
+  if (!kept.empty()) {
+    // A chunk of its own, since they go with the first byte.
+    queue_.emplace_back();
+    queue_.back().descriptors = std::move(kept);
+  }
+  const auto queue_from = [&](FramePiece piece) {
+    const size_t skipped = std::min(sent, piece.bytes.size());
+    sent -= skipped;
+    piece.bytes = piece.bytes.subspan(skipped);
+    if (!piece.bytes.empty()) queue(piece);
+  };
+  queue_from({.bytes = header, .owner = nullptr});
+  for (const FramePiece& piece : pieces)
+    queue_from(piece);
   queued_bytes_ += left;
   return {};
+}
+
+void FrameWriter::queue(const FramePiece& piece) {
+  if (piece.owner) {
+    queue_.emplace_back().borrowed = piece;
+    return;
+  }
+  // Small frames share a chunk.
+  if (queue_.empty() || queue_.back().borrowed.owner ||
+      (!queue_.back().copied.empty() && queue_.back().copied.size() + piece.bytes.size() > kChunkBytes)) {
+    queue_.emplace_back();
+  }
+  std::vector<uint8_t>& copied = queue_.back().copied;
+  copied.insert(copied.end(), piece.bytes.begin(), piece.bytes.end());
 }
 
 void FrameWriter::flush(int socket) {
   while (!queue_.empty()) {
     Chunk& chunk = queue_.front();
-    iovec piece{.iov_base = chunk.bytes.data() + chunk.sent, .iov_len = chunk.bytes.size() - chunk.sent};
+    const std::span<const uint8_t> rest = chunk.bytes().subspan(chunk.sent);
+    iovec piece{.iov_base = const_cast<uint8_t*>(rest.data()), .iov_len = rest.size()};
     std::vector<int> fds;
     for (const Descriptor& descriptor : chunk.descriptors)
       fds.push_back(descriptor.get());
@@ -134,7 +169,7 @@ void FrameWriter::flush(int socket) {
     chunk.descriptors.clear();
     chunk.sent += static_cast<size_t>(result);
     queued_bytes_ -= static_cast<uint64_t>(result);
-    if (chunk.sent < chunk.bytes.size()) return;
+    if (static_cast<size_t>(result) < rest.size()) return;
     queue_.pop_front();
   }
 }

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <deque>
+#include <memory>
 #include <span>
 #include <vector>
 
@@ -9,13 +10,24 @@
 
 namespace baton {
 
+// A part of a payload.
+struct FramePiece {
+  std::span<const uint8_t> bytes;
+  // Keeps the bytes where they are and as they are; nullptr: what has to wait is copied.
+  std::shared_ptr<const void> owner;
+};
+
+// Most pieces of one payload.
+inline constexpr size_t kFrameMaxPieces = 32;
+
 class FrameWriter {
  public:
   explicit FrameWriter(uint64_t max_queued_bytes) : max_queued_bytes_(max_queued_bytes) {}
 
-  // Sends or queues one frame; neither payload nor descriptors are needed afterwards. CHANNEL_FULL,
-  // FRAME_TOO_LARGE and FRAME_DESCRIPTORS leave the queue as it was.
-  Status send(int socket, std::span<const uint8_t> payload, std::span<const int> descriptors);
+  // Sends or queues one frame; the descriptors are not needed afterwards, and of the pieces only those with an owner,
+  // which is let go when the kernel has their bytes. CHANNEL_FULL, FRAME_TOO_LARGE, FRAME_PIECES and
+  // FRAME_DESCRIPTORS leave the queue as it was.
+  Status send(int socket, std::span<const FramePiece> pieces, std::span<const int> descriptors);
 
   // Gives the kernel what it takes now.
   void flush(int socket);
@@ -29,12 +41,19 @@ class FrameWriter {
   int failure() const noexcept { return failure_; }
 
  private:
-  // One or more frames; the descriptors belong to the first of them and go with its first byte.
+  // One or more frames, or a piece of one that somebody else owns; the descriptors belong to the first frame and go
+  // with its first byte.
   struct Chunk {
-    std::vector<uint8_t> bytes;
+    std::vector<uint8_t> copied;
+    FramePiece borrowed;
     size_t sent = 0;
     std::vector<Descriptor> descriptors;
+
+    std::span<const uint8_t> bytes() const {
+      return borrowed.owner ? borrowed.bytes : std::span<const uint8_t>(copied);
+    }
   };
+  void queue(const FramePiece& piece);
   void fail(int number);
 
   static constexpr size_t kChunkBytes = 64 * 1024;

@@ -5,8 +5,10 @@
 #include <sys/socket.h>
 #include <sys/stat.h>
 
+#include <algorithm>
 #include <cstring>
 #include <filesystem>
+#include <memory>
 #include <random>
 #include <string>
 #include <vector>
@@ -87,8 +89,31 @@ std::optional<Error> read_all(FrameReader& reader, int socket, std::vector<Frame
     while (auto frame = reader.take())
       frames.push_back(std::move(*frame));
     if (!outcome) return outcome.error();
-    if (*outcome != FrameReader::Outcome::kProgress) return std::nullopt;
+    if (*outcome == FrameReader::Outcome::kBlocked || *outcome == FrameReader::Outcome::kEnd) return std::nullopt;
   }
+}
+
+TEST(Frames, PauseOnlyWhereAFrameEndsAndNothingIsLeft) {
+  const Pair pair;
+  FrameReader reader(kLimit);
+  const auto outcome = [&] {
+    const auto result = reader.read_from(pair.ours.get());
+    EXPECT_TRUE(result);
+    return result ? *result : FrameReader::Outcome::kEnd;
+  };
+  const std::vector<uint8_t> frame = frame_bytes("one call is enough");
+  raw_send(pair.theirs.get(), frame);
+  EXPECT_EQ(outcome(), FrameReader::Outcome::kPause);
+  EXPECT_TRUE(reader.take());
+  EXPECT_EQ(outcome(), FrameReader::Outcome::kBlocked);
+  raw_send(pair.theirs.get(), std::span(frame).first(kFrameHeaderBytes + 1));
+  EXPECT_EQ(outcome(), FrameReader::Outcome::kProgress);
+  raw_send(pair.theirs.get(), std::span(frame).subspan(kFrameHeaderBytes + 1));
+  EXPECT_EQ(outcome(), FrameReader::Outcome::kPause);
+  EXPECT_TRUE(reader.take());
+  // As much as there is room for: there may be more.
+  raw_send(pair.theirs.get(), frame_bytes(std::string(64 * 1024 - kFrameHeaderBytes, 'x')));
+  EXPECT_EQ(outcome(), FrameReader::Outcome::kProgress);
 }
 
 TEST(Frames, ArriveWhereverTheyAreCut) {
@@ -266,6 +291,28 @@ TEST(Frames, AnEndBetweenFramesIsInOrderAndInsideOneIsNot) {
   }
 }
 
+// One piece, copied where it has to wait.
+Status send(FrameWriter& writer, int socket, std::span<const uint8_t> payload, std::span<const int> descriptors) {
+  const FramePiece whole{.bytes = payload, .owner = nullptr};
+  return writer.send(socket, std::span(&whole, 1), descriptors);
+}
+
+// The same bytes cut into one to four pieces, of which some are borrowed.
+std::vector<FramePiece> cut(const std::shared_ptr<const std::string>& payload, std::mt19937& random) {
+  std::vector<FramePiece> pieces;
+  std::span<const uint8_t> left(reinterpret_cast<const uint8_t*>(payload->data()), payload->size());
+  for (int i = 0; i < 3; ++i) {
+    const size_t size = random() % 2 == 0 ? random() % (left.size() + 1) : 0;
+    pieces.push_back({.bytes = left.first(size), .owner = nullptr});
+    left = left.subspan(size);
+  }
+  pieces.push_back({.bytes = left, .owner = nullptr});
+  for (FramePiece& piece : pieces) {
+    if (random() % 2 == 0) piece.owner = payload;
+  }
+  return pieces;
+}
+
 // Generated traffic, the writer with a tiny socket buffer so that most frames are queued and cut.
 TEST(Frames, KeepOrderAndDescriptorsUnderBackPressure) {
   for (uint32_t seed = 1; seed <= 20; ++seed) {
@@ -278,13 +325,14 @@ TEST(Frames, KeepOrderAndDescriptorsUnderBackPressure) {
       FrameReader reader(kLimit);
       FrameWriter writer(uint64_t{1} << 30);
       std::vector<std::string> sent;
+      std::vector<std::weak_ptr<std::string>> borrowed;
       std::vector<std::vector<uint64_t>> sent_numbers;
       std::vector<Frame> frames;
       uint64_t next_number = 1;
       for (int i = 0; i < 60; ++i) {
         const size_t size = random() % 4 == 0 ? random() % 200'000 : random() % 300;
-        std::string payload(size, '\0');
-        for (char& letter : payload)
+        auto payload = std::make_shared<std::string>(size, '\0');
+        for (char& letter : *payload)
           letter = static_cast<char>(random());
         std::vector<Descriptor> memory;
         std::vector<int> fds;
@@ -294,9 +342,14 @@ TEST(Frames, KeepOrderAndDescriptorsUnderBackPressure) {
           memory.push_back(numbered_memory(next_number++));
           fds.push_back(memory.back().get());
         }
-        const auto bytes = std::span(reinterpret_cast<const uint8_t*>(payload.data()), payload.size());
-        ASSERT_TRUE(writer.send(pair.theirs.get(), bytes, fds));
-        sent.push_back(std::move(payload));
+        sent.push_back(*payload);
+        {
+          const std::vector<FramePiece> pieces = cut(payload, random);
+          ASSERT_TRUE(writer.send(pair.theirs.get(), pieces, fds));
+        }
+        borrowed.push_back(payload);
+        // Whoever lends nothing gets it back at once.
+        if (payload.use_count() == 1) std::fill(payload->begin(), payload->end(), 'x');
         sent_numbers.push_back(std::move(numbers));
         if (random() % 3 == 0) {
           writer.flush(pair.theirs.get());
@@ -309,6 +362,8 @@ TEST(Frames, KeepOrderAndDescriptorsUnderBackPressure) {
         ASSERT_FALSE(read_all(reader, pair.ours.get(), frames));
       }
       EXPECT_EQ(writer.queued_bytes(), 0U);
+      for (const auto& payload : borrowed)
+        EXPECT_TRUE(payload.expired());
       ASSERT_EQ(frames.size(), sent.size()) << "seed " << seed;
       for (size_t i = 0; i < sent.size(); ++i) {
         ASSERT_EQ(text_of(frames[i]), sent[i]) << "frame " << i << ", seed " << seed;
@@ -331,7 +386,7 @@ TEST(Frames, AFullQueueRefusesAWholeFrameAndKeepsTheRest) {
   int accepted = 0;
   std::optional<Error> refused;
   while (!refused && accepted < 1000) {
-    const auto status = writer.send(pair.theirs.get(), payload, {});
+    const auto status = send(writer, pair.theirs.get(), payload, {});
     if (status) {
       ++accepted;
     } else {
@@ -355,13 +410,13 @@ TEST(Frames, WrongDescriptorsAreRefusedBeforeAnythingIsSent) {
   const Pair pair;
   FrameWriter writer(kLimit);
   const std::vector<uint8_t> payload(10, 7);
-  const auto closed = writer.send(pair.theirs.get(), payload, std::vector<int>{1 << 20});
+  const auto closed = send(writer, pair.theirs.get(), payload, std::vector<int>{1 << 20});
   ASSERT_FALSE(closed);
   EXPECT_EQ(closed.error().code, "FRAME_DESCRIPTORS");
-  const auto many = writer.send(pair.theirs.get(), payload, std::vector<int>(kFrameMaxDescriptors + 1, 0));
+  const auto many = send(writer, pair.theirs.get(), payload, std::vector<int>(kFrameMaxDescriptors + 1, 0));
   ASSERT_FALSE(many);
   EXPECT_EQ(many.error().code, "FRAME_DESCRIPTORS");
-  ASSERT_TRUE(writer.send(pair.theirs.get(), payload, std::vector<int>(kFrameMaxDescriptors, pair.ours.get())));
+  ASSERT_TRUE(send(writer, pair.theirs.get(), payload, std::vector<int>(kFrameMaxDescriptors, pair.ours.get())));
   FrameReader reader(kLimit);
   std::vector<Frame> frames;
   ASSERT_FALSE(read_all(reader, pair.ours.get(), frames));
@@ -369,11 +424,30 @@ TEST(Frames, WrongDescriptorsAreRefusedBeforeAnythingIsSent) {
   EXPECT_EQ(frames[0].descriptors.size(), kFrameMaxDescriptors);
 }
 
+TEST(Frames, TooManyPiecesAreRefusedBeforeAnythingIsSent) {
+  const Pair pair;
+  FrameWriter writer(kLimit);
+  const auto many = writer.send(pair.theirs.get(), std::vector<FramePiece>(kFrameMaxPieces + 1), {});
+  ASSERT_FALSE(many);
+  EXPECT_EQ(many.error().code, "FRAME_PIECES");
+  EXPECT_TRUE(writer.send(pair.theirs.get(), std::vector<FramePiece>(kFrameMaxPieces), {}));
+}
+
+TEST(Frames, WhatAClearedQueueBorrowedIsLetGo) {
+  const Pair pair;
+  FrameWriter writer(uint64_t{1} << 30);
+  const auto bytes = std::make_shared<std::vector<uint8_t>>(8 << 20);
+  ASSERT_TRUE(writer.send(pair.theirs.get(), std::vector{FramePiece{.bytes = *bytes, .owner = bytes}}, {}));
+  EXPECT_EQ(bytes.use_count(), 2);
+  writer.clear();
+  EXPECT_EQ(bytes.use_count(), 1);
+}
+
 TEST(Frames, AGonePeerIsAFailureNotASignal) {
   Pair pair;
   pair.ours.reset();
   FrameWriter writer(kLimit);
-  EXPECT_TRUE(writer.send(pair.theirs.get(), std::vector<uint8_t>(10), {}));
+  EXPECT_TRUE(send(writer, pair.theirs.get(), std::vector<uint8_t>(10), {}));
   EXPECT_EQ(writer.failure(), EPIPE);
   EXPECT_TRUE(writer.empty());
 }

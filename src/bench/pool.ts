@@ -4,6 +4,8 @@ import { type BenchRow, benchRow, percentile } from "./row.js";
 
 const MIB = 256;
 const ROUNDS = 20;
+/** Of the limit. */
+const GOAL = 0.9;
 
 interface PoolRounds {
   readonly bytes: number;
@@ -32,6 +34,7 @@ export async function benchPool(python: string, environment: Readonly<Record<str
       // Copying is all that cannot be avoided, so the peer is the limit too.
       limit: rate(peer),
       better: "higher",
+      goal: GOAL,
       simulated: rounds.simulated,
       note,
     });

@@ -56,7 +56,7 @@ export interface Rounds {
   readonly seconds: readonly number[];
 }
 
-/** The peers: one process a rank of torch.distributed over gloo; the rounds as rank 0 sees them. */
+/** The peers: one process a rank of torch.distributed over gloo; the rounds as all of them see them. */
 export async function gloo(
   python: string,
   folder: string,
@@ -69,6 +69,5 @@ export async function gloo(
   const ranks = Array.from({ length: world }, (_, rank) =>
     runPython(python, "baton.bench.gloo_peer", [what, rank, world, store, rounds, ...rest].map(String)),
   );
-  const [first] = (await Promise.all(ranks)) as [Rounds];
-  return first.seconds;
+  return ((await Promise.all(ranks)) as Rounds[]).flatMap(({ seconds }) => [...seconds]);
 }

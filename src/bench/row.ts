@@ -16,6 +16,10 @@ export interface BenchRow {
   readonly ratioToPeer: number | null;
   /** The same against the limit: below 1, there is room. */
   readonly ratioToLimit: number | null;
+  /** The `ratioToLimit` that is wanted at least. null: there is no goal. */
+  readonly goal: number | null;
+  /** Whether it was reached. null: there is no goal, or the ratio is not known. */
+  readonly met: boolean | null;
   /** The figure comes from stand-in GPUs. */
   readonly simulated: boolean;
   /** What ours, peer and limit are, for the reader. */
@@ -24,16 +28,18 @@ export interface BenchRow {
 
 export type Direction = "lower" | "higher";
 
-/** Computes the ratios. */
+/** Computes the ratios, and whether the goal was met. */
 export function benchRow(
-  row: Omit<BenchRow, "ratioToPeer" | "ratioToLimit"> & { readonly better: Direction },
+  row: Omit<BenchRow, "ratioToPeer" | "ratioToLimit" | "met"> & { readonly better: Direction },
 ): BenchRow {
   const { better, ...rest } = row;
   const ratio = (other: number | null): number | null => {
     if (other === null || other <= 0 || row.ours <= 0) return null;
     return better === "lower" ? other / row.ours : row.ours / other;
   };
-  return { ...rest, ratioToPeer: ratio(row.peer), ratioToLimit: ratio(row.limit) };
+  const ratioToLimit = ratio(row.limit);
+  const met = row.goal === null || ratioToLimit === null ? null : ratioToLimit >= row.goal;
+  return { ...rest, ratioToPeer: ratio(row.peer), ratioToLimit, met };
 }
 
 /** Value at a share of the sorted values (nearest rank). */
@@ -56,9 +62,11 @@ export function formatRows(rows: readonly BenchRow[]): string {
     row.ratioToPeer === null ? "-" : `${number(row.ratioToPeer)}x`,
     number(row.limit, row.unit),
     number(row.ratioToLimit),
+    row.goal === null ? "-" : `>= ${number(row.goal)}`,
+    row.met === null ? "-" : row.met ? "yes" : "no",
     row.simulated ? "simulated" : "",
   ]);
-  const table = [["subject", "metric", "ours", "peer", "to peer", "limit", "to limit", ""], ...cells];
+  const table = [["subject", "metric", "ours", "peer", "to peer", "limit", "to limit", "goal", "met", ""], ...cells];
   const widths = (table[0] as string[]).map((_, column) =>
     Math.max(...table.map((line) => (line[column] as string).length)),
   );

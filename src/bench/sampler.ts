@@ -38,6 +38,7 @@ export async function benchSampler(
       peer: peer.cpuPercentPerGpu,
       limit: LIMIT_PERCENT,
       better: "lower",
+      goal: 1,
       simulated,
       note: `memory totals of ${deviceCount} GPUs, process lists at 2 Hz; limit: the goal; peer: the same calls by nvidia-ml-py`,
     }),

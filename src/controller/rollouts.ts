@@ -1,9 +1,9 @@
 /** The traffic of a rollout through the controller: prompts of ranks to engines, completions back. */
 import { randomInt } from "node:crypto";
 import { BatonError } from "../errors.js";
-import { binaryOf, f32s, u32s } from "../protocol/arrays.js";
+import { binaryOf, u32s, words } from "../protocol/arrays.js";
 import type { FromClient, FromController } from "../protocol/messages.js";
-import { type GatheredRequest, gather, type RankPrompts } from "../rollout/gather.js";
+import { type GatheredRequest, gather, type RankPrompts, WORD_BYTES } from "../rollout/gather.js";
 import { type Completions, scatter } from "../rollout/scatter.js";
 
 type Message<T extends FromClient["type"]> = Extract<FromClient, { type: T }>;
@@ -28,7 +28,7 @@ export class RolloutTraffic {
     const lengths = u32s(message.lengths, "prompts.lengths");
     this.#prompts.set(`${rank}/${message.call}`, {
       rank: globalRank,
-      tokens: u32s(message.tokens, "prompts.tokens"),
+      tokens: words(message.tokens, "prompts.tokens"),
       lengths,
       sampling: message.sampling,
     });
@@ -72,13 +72,13 @@ export class RolloutTraffic {
   /** Keeps an engine's answer until it is scattered. @returns generated tokens */
   generated(message: Message<"generated">): number {
     const answer: Completions = {
-      tokens: u32s(message.tokens, "generated.tokens"),
+      tokens: words(message.tokens, "generated.tokens"),
       lengths: u32s(message.lengths, "generated.lengths"),
-      logprobs: f32s(message.logprobs, "generated.logprobs"),
+      logprobs: words(message.logprobs, "generated.logprobs"),
       finish: message.finish,
     };
     this.#answers.set(message.request, answer);
-    return answer.tokens.length;
+    return answer.tokens.byteLength / WORD_BYTES;
   }
 
   /**
@@ -115,9 +115,9 @@ export class RolloutTraffic {
 }
 
 const NOTHING: Completions = {
-  tokens: new Uint32Array(0),
+  tokens: new Uint8Array(0),
   lengths: new Uint32Array(0),
-  logprobs: new Float32Array(0),
+  logprobs: new Uint8Array(0),
   finish: new Uint8Array(0),
 };
 
@@ -126,9 +126,9 @@ function completions(call: number, epoch: number, of: Completions): ToRank["mess
     type: "completions",
     call,
     epoch,
-    tokens: binaryOf(of.tokens),
+    tokens: of.tokens,
     lengths: binaryOf(of.lengths),
-    logprobs: binaryOf(of.logprobs),
+    logprobs: of.logprobs,
     finish: of.finish,
   };
 }

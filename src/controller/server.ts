@@ -9,7 +9,7 @@ import { BatonError, toBatonError } from "../errors.js";
 import { type Channel, closeDescriptor, listen, openPidfd, type Pidfd } from "../native.js";
 import { type Client, clientName } from "../phases/clients.js";
 import type { ProcessExit } from "../phases/events.js";
-import { decodeFromClient, encodeMessage } from "../protocol/frames.js";
+import { decodeFromClient, encodeMessage, encodePieces } from "../protocol/frames.js";
 import { type Failure, type FromClient, type FromController, PROTOCOL_VERSION } from "../protocol/messages.js";
 import { exitOf } from "./exits.js";
 
@@ -50,11 +50,14 @@ export class Connection {
     this.#channel = channel;
   }
 
-  /** Queues a frame; a connection that has ended takes it and drops it. The descriptors stay the caller's. */
+  /**
+   * Queues a frame; a connection that has ended takes it and drops it. The descriptors stay the caller's; large
+   * binary fields are not copied and must not change any more.
+   */
   send(message: FromController, descriptors: readonly number[] = []): void {
     if (message.type === "welcome") this.welcomed = true;
     try {
-      this.#channel.send(encodeMessage(message), descriptors);
+      this.#channel.send(encodePieces(message), descriptors);
     } catch (error) {
       // The end of the connection is reported by itself, with its cause.
       if (!isClosed(error)) throw error;

@@ -13,6 +13,10 @@ export const MAX_DESCRIPTORS = 253;
 /** Larger than any honest frame; a header that says more is not ours. */
 export const MAX_PAYLOAD_BYTES = 1 << 30;
 
+// Of MessagePack.
+const MAP16 = 0xde;
+const BIN32 = 0xc6;
+
 // useRecords: false, or objects become an extension that only msgpackr knows.
 const packr = new Packr({ useRecords: false, encodeUndefinedAsNil: true });
 const unpackr = new Unpackr({ useRecords: false, mapsAsObjects: true, int64AsType: "number" });
@@ -60,6 +64,35 @@ export function decodeHeader(bytes: Uint8Array): Header {
  */
 export function encodeMessage(message: FromController | FromClient): Buffer {
   return packr.pack(withWideIntegers(message));
+}
+
+/** A binary field of this size or more is a piece of its own. */
+const PIECE_BYTES = 64 << 10;
+
+/**
+ * Encodes one message without copying its large binary fields: they are pieces of the payload, which is all of them
+ * one after another. They must not change until the payload is sent.
+ */
+export function encodePieces(message: FromController | FromClient): Uint8Array | readonly Uint8Array[] {
+  const large: [string, Uint8Array][] = [];
+  const rest: Record<string, unknown> = {};
+  for (const [key, value] of Object.entries(message)) {
+    if (value instanceof Uint8Array && value.byteLength >= PIECE_BYTES) large.push([key, value]);
+    else rest[key] = value;
+  }
+  if (large.length === 0) return encodeMessage(message);
+  const map = packr.pack(withWideIntegers(rest));
+  // The codec's header of the map counts the small fields only.
+  const headerBytes = map[0] === MAP16 ? 3 : 1;
+  const header = Buffer.of(MAP16, 0, Object.keys(rest).length + large.length);
+  const pieces: Uint8Array[] = [Buffer.concat([header, map.subarray(headerBytes)])];
+  for (const [key, binary] of large) {
+    const bin32 = Buffer.alloc(5);
+    bin32.writeUInt8(BIN32, 0);
+    bin32.writeUInt32BE(binary.byteLength, 1);
+    pieces.push(Buffer.concat([packr.pack(key), bin32]), binary);
+  }
+  return pieces;
 }
 
 /** @throws BatonError PROTOCOL_ERROR naming the message and the field that is not as it must be. */

@@ -6,12 +6,15 @@ import type { Sampling } from "../protocol/messages.js";
 export interface RankPrompts {
   /** Global rank: it seeds the samples, and errors name it. */
   readonly rank: number;
-  /** Token ids of all prompts, one after another. */
-  readonly tokens: Uint32Array;
+  /** Token ids of all prompts, one after another, 4 bytes each as they came (so not at a multiple of 4). */
+  readonly tokens: Uint8Array;
   /** Length of each prompt. */
   readonly lengths: Uint32Array;
   readonly sampling: Sampling;
 }
+
+/** Of a token id and of a logprob. */
+export const WORD_BYTES = 4;
 
 /** Where the samples of a rank's prompts are in the answer. */
 export interface RankRoute {
@@ -57,7 +60,7 @@ export function gather(ranks: readonly RankPrompts[], drawSeed: () => number): G
     checkSampling(first, rank);
     checkPrompts(rank);
     promptCount += rank.lengths.length;
-    tokenCount += rank.tokens.length;
+    tokenCount += rank.tokens.byteLength / WORD_BYTES;
   }
 
   const tokens = new Uint32Array(tokenCount);
@@ -72,7 +75,7 @@ export function gather(ranks: readonly RankPrompts[], drawSeed: () => number): G
     const streamBase = (rank.rank % STREAM_RANKS) * MAX_PROMPTS_PER_RANK;
     let start = 0;
     for (let position = 0; position < rank.lengths.length; position++) {
-      const end = start + (rank.lengths[position] as number);
+      const end = start + (rank.lengths[position] as number) * WORD_BYTES;
       const known = distinct.count;
       const at = distinct.add(rank.tokens.subarray(start, end));
       if (at === known) streams[at] = streamBase + position;
@@ -94,7 +97,10 @@ export function gather(ranks: readonly RankPrompts[], drawSeed: () => number): G
   };
 }
 
-/** The prompts seen so far, written one after another into arrays that are large enough for all. */
+/**
+ * The prompts seen so far, written one after another into arrays that are large enough for all. A new one is written
+ * first and looked up there, where its words are aligned; one that is known is overwritten by the next.
+ */
 class DistinctPrompts {
   count = 0;
   tokenCount = 0;
@@ -112,38 +118,53 @@ class DistinctPrompts {
   }
 
   /** The position of this prompt, appended when it is new. */
-  add(prompt: Uint32Array): number {
-    const hash = hashTokens(prompt);
+  add(prompt: Uint8Array): number {
+    this.bytes.set(prompt, this.tokenCount * WORD_BYTES);
+    const length = prompt.byteLength / WORD_BYTES;
+    const hash = hashTokens(this.tokens, this.tokenCount, this.tokenCount + length);
     const last = this.lastByHash.get(hash) ?? -1;
     for (let at = last; at !== -1; at = this.previous[at] as number) {
-      if (this.equals(at, prompt)) return at;
+      if (this.equals(at, prompt, length)) return at;
     }
     const at = this.count++;
-    this.tokens.set(prompt, this.tokenCount);
-    this.lengths[at] = prompt.length;
+    this.lengths[at] = length;
     this.starts.push(this.tokenCount);
     this.previous.push(last);
     this.lastByHash.set(hash, at);
-    this.tokenCount += prompt.length;
+    this.tokenCount += length;
     return at;
   }
 
-  private equals(at: number, prompt: Uint32Array): boolean {
-    if (this.lengths[at] !== prompt.length) return false;
-    const other = Buffer.from(prompt.buffer, prompt.byteOffset, prompt.byteLength);
-    const start = (this.starts[at] as number) * 4;
-    return this.bytes.compare(other, 0, other.length, start, start + other.length) === 0;
+  private equals(at: number, prompt: Uint8Array, length: number): boolean {
+    if (this.lengths[at] !== length) return false;
+    const start = (this.starts[at] as number) * WORD_BYTES;
+    return this.bytes.compare(prompt, 0, prompt.byteLength, start, start + prompt.byteLength) === 0;
   }
 }
 
-/** Every token counts, or prompts with a common beginning (a system prompt) would all meet in one bucket. */
-function hashTokens(tokens: Uint32Array): number {
-  let hash = tokens.length;
-  for (let i = 0; i < tokens.length; i++) {
-    hash = Math.imul(hash ^ (tokens[i] as number), 0x9e3779b1);
-    hash ^= hash >>> 15;
+/**
+ * Every token counts, or prompts with a common beginning (a system prompt) would all meet in one bucket. Four hashes
+ * side by side: each step of one waits for the step before.
+ */
+function hashTokens(tokens: Uint32Array, begin: number, end: number): number {
+  let a = end - begin;
+  let b = 1;
+  let c = 2;
+  let d = 3;
+  let i = begin;
+  for (; i + 4 <= end; i += 4) {
+    a = mix(a, tokens[i] as number);
+    b = mix(b, tokens[i + 1] as number);
+    c = mix(c, tokens[i + 2] as number);
+    d = mix(d, tokens[i + 3] as number);
   }
-  return hash | 0;
+  for (; i < end; i++) a = mix(a, tokens[i] as number);
+  return mix(mix(mix(a, b), c), d);
+}
+
+function mix(hash: number, token: number): number {
+  const mixed = Math.imul(hash ^ token, 0x9e3779b1);
+  return mixed ^ (mixed >>> 15);
 }
 
 function checkSampling(first: RankPrompts, other: RankPrompts): void {
@@ -184,11 +205,11 @@ function checkPrompts(rank: RankPrompts): void {
     }
     total += length;
   }
-  if (total !== rank.tokens.length) {
+  if (total * WORD_BYTES !== rank.tokens.byteLength) {
     throw new BatonError({
       code: "PROMPTS_INVALID",
       message: `the lengths of rank ${rank.rank}'s prompts do not add up to its tokens`,
-      expected: `${rank.tokens.length} tokens`,
+      expected: `${rank.tokens.byteLength / WORD_BYTES} tokens`,
       found: `${total}`,
       action: "Use the same version of Baton in every process of the run.",
     });

@@ -1,14 +1,15 @@
 /** The engine's answer becomes each rank's own completions, in its own order. */
 import { BatonError } from "../errors.js";
-import type { GatheredRequest, RankRoute } from "./gather.js";
+import { type GatheredRequest, type RankRoute, WORD_BYTES } from "./gather.js";
 
 /** Completions one after another: by prompt, then by sample. */
 export interface Completions {
-  readonly tokens: Uint32Array;
+  /** Token ids, 4 bytes each as they came (so not at a multiple of 4). */
+  readonly tokens: Uint8Array;
   /** Length of each completion. */
   readonly lengths: Uint32Array;
-  /** Logprob of each token. */
-  readonly logprobs: Float32Array;
+  /** Logprob of each token, a 4-byte float, as the tokens. */
+  readonly logprobs: Uint8Array;
   /** For each completion: 0 ended by a stop token, 1 by its length. */
   readonly finish: Uint8Array;
 }
@@ -52,27 +53,28 @@ function slice(
   if (together && prompts > 0) {
     // No prompt was shared with another rank, as is usual: the rank's piece is a part of the answer as it is.
     const first = firsts[0] as number;
-    const begin = firstToken[first] as number;
+    const begin = (firstToken[first] as number) * WORD_BYTES;
+    const end = begin + tokenCount * WORD_BYTES;
     return {
       rank: route.rank,
-      tokens: answer.tokens.subarray(begin, begin + tokenCount),
+      tokens: answer.tokens.subarray(begin, end),
       lengths: answer.lengths.subarray(first, first + prompts * n),
-      logprobs: answer.logprobs.subarray(begin, begin + tokenCount),
+      logprobs: answer.logprobs.subarray(begin, end),
       finish: answer.finish.subarray(first, first + prompts * n),
     };
   }
   const result = {
     rank: route.rank,
-    tokens: new Uint32Array(tokenCount),
+    tokens: new Uint8Array(tokenCount * WORD_BYTES),
     lengths: new Uint32Array(prompts * n),
-    logprobs: new Float32Array(tokenCount),
+    logprobs: new Uint8Array(tokenCount * WORD_BYTES),
     finish: new Uint8Array(prompts * n),
   };
   let at = 0;
   for (let position = 0; position < prompts; position++) {
     const first = firsts[position] as number;
-    const begin = firstToken[first] as number;
-    const end = firstToken[first + n] as number;
+    const begin = (firstToken[first] as number) * WORD_BYTES;
+    const end = (firstToken[first + n] as number) * WORD_BYTES;
     result.tokens.set(answer.tokens.subarray(begin, end), at);
     result.logprobs.set(answer.logprobs.subarray(begin, end), at);
     result.lengths.set(answer.lengths.subarray(first, first + n), position * n);
@@ -93,6 +95,8 @@ function prefixSums(values: Uint32Array): Float64Array {
   return sums;
 }
 
+const words = (bytes: Uint8Array): number => bytes.byteLength / WORD_BYTES;
+
 function checkAnswer(request: GatheredRequest, answer: Completions): void {
   const completions = request.samples.reduce((sum, samples) => sum + samples, 0);
   const tokens = answer.lengths.reduce((sum, length) => sum + length, 0);
@@ -100,8 +104,8 @@ function checkAnswer(request: GatheredRequest, answer: Completions): void {
   const problems: [boolean, string, string][] = [
     [answer.lengths.length === completions, `${completions} completions`, `${answer.lengths.length}`],
     [answer.finish.length === completions, `${completions} reasons to finish`, `${answer.finish.length}`],
-    [answer.tokens.length === tokens, `${tokens} tokens, by the lengths`, `${answer.tokens.length}`],
-    [answer.logprobs.length === tokens, `${tokens} logprobs`, `${answer.logprobs.length}`],
+    [words(answer.tokens) === tokens, `${tokens} tokens, by the lengths`, `${words(answer.tokens)}`],
+    [words(answer.logprobs) === tokens, `${tokens} logprobs`, `${words(answer.logprobs)}`],
     [longest <= request.sampling.maxTokens, `at most ${request.sampling.maxTokens} tokens a completion`, `${longest}`],
   ];
   const problem = problems.find(([holds]) => !holds);

@@ -16,10 +16,23 @@ it("the bench prints its table and writes the same figures as JSON", async () =>
     expect(rows.map(({ subject }) => subject)).toEqual(["sampler"]);
     for (const row of rows) {
       expect(Object.keys(row)).toEqual(
-        expect.arrayContaining(["subject", "metric", "unit", "ours", "peer", "limit", "ratioToPeer", "ratioToLimit"]),
+        expect.arrayContaining([
+          "subject",
+          "metric",
+          "unit",
+          "ours",
+          "peer",
+          "limit",
+          "ratioToPeer",
+          "ratioToLimit",
+          "simulated",
+          "goal",
+          "met",
+        ]),
       );
       expect(row.ours).toBeGreaterThan(0);
       expect(row.peer).toBeGreaterThan(0);
+      expect(row.met).toBe((row.ratioToLimit as number) >= (row.goal as number));
       expect(ended.output).toContain(row.metric);
     }
     expect(rows.every(({ simulated }) => simulated)).toBe(true);

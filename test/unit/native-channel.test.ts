@@ -2,6 +2,8 @@ import { fstatSync, statSync, writeFileSync } from "node:fs";
 import { createServer, connect as netConnect } from "node:net";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
+import { setFlagsFromString } from "node:v8";
+import { runInNewContext } from "node:vm";
 import { describe, expect, test } from "vitest";
 import { BatonError } from "../../src/errors.js";
 import { type Channel, closeDescriptor, connect, type Listener, listen, memfd, openPidfd } from "../../src/native.js";
@@ -39,6 +41,43 @@ const codeOf = (work: () => unknown): string => {
 
 const frame = (payload: Buffer, descriptors = 0): Buffer =>
   Buffer.concat([encodeHeader({ payloadBytes: payload.length, descriptors }), payload]);
+
+describe("a payload in pieces", () => {
+  test("arrives as one, in order with others, though its owner forgets it and the peer reads late", async () => {
+    const { path, channels } = server();
+    const client = connect(path);
+    atEnd(() => client.close(0));
+    await until("the client connects", () => channels.length === 1);
+    const channel = channels[0] as Channel;
+    const pieces = [3, 300_000, 70_000, 0, 5].map((bytes, index) => Buffer.alloc(bytes, index + 1));
+    const whole = Buffer.concat(pieces);
+    channel.send(Buffer.from("before"));
+    channel.send(pieces);
+    channel.send(Buffer.from("after"));
+    expect(channel.queuedBytes).toBeGreaterThan(0);
+    pieces.length = 0;
+    setFlagsFromString("--expose-gc");
+    (runInNewContext("gc") as () => void)();
+    Buffer.alloc(500_000, 0xff);
+    const received: Buffer[] = [];
+    client.onFrame = (payload) => received.push(payload);
+    await until("all frames are there", () => received.length === 3);
+    expect(received[0]?.toString()).toBe("before");
+    expect(received[1]?.equals(whole)).toBe(true);
+    expect(received[2]?.toString()).toBe("after");
+    expect(channel.queuedBytes).toBe(0);
+  });
+
+  test("that are too many, or none of bytes, are refused", async () => {
+    const { path, channels } = server();
+    const client = connect(path);
+    atEnd(() => client.close(0));
+    await until("the client connects", () => channels.length === 1);
+    const channel = channels[0] as Channel;
+    expect(codeOf(() => channel.send(Array.from({ length: 33 }, () => Buffer.alloc(1))))).toBe("FRAME_PIECES");
+    expect(codeOf(() => channel.send(["text"] as unknown as Uint8Array[]))).toBe("BAD_ARGUMENT");
+  });
+});
 
 describe("frames between Node and Python", () => {
   test("2,000 frames with 1,000 descriptors: none lost, order kept, none leaked", async () => {

@@ -79,6 +79,7 @@ class Connection:
     def __init__(self, frames: FrameSocket[FromController], welcome: Welcome) -> None:
         self._frames = frames
         self._pid = os.getpid()
+        self._forked = False
         self._sending = threading.Lock()
         self._closed = False
         self.welcome = welcome
@@ -88,6 +89,7 @@ class Connection:
         def let_go_in_child() -> None:
             connection = self_reference()
             if connection is not None:
+                connection._forked = True
                 connection._frames.close()
 
         os.register_at_fork(after_in_child=let_go_in_child)
@@ -186,10 +188,9 @@ class Connection:
         Raises BatonError DEADLINE, CONNECTION_LOST, PROTOCOL_ERROR, or the failure that ended the run.
         """
         self._check_owner()
+        deadline = self.silence_seconds if deadline_seconds is None else deadline_seconds
         while True:
-            message, descriptors = self._frames.receive(
-                self.silence_seconds if deadline_seconds is None else deadline_seconds
-            )
+            message, descriptors = self._frames.receive(deadline)
             if isinstance(message, Ping):
                 self.send(Pong(seq=message.seq))
             elif isinstance(message, Shutdown):
@@ -218,7 +219,7 @@ class Connection:
         self._farewell(Goodbye())
 
     def _farewell(self, message: FromClient) -> None:
-        if self._closed or os.getpid() != self._pid:
+        if self._closed or self._forked:
             return
         self._closed = True
         try:
@@ -230,7 +231,7 @@ class Connection:
             self._frames.close()
 
     def _check_owner(self) -> None:
-        if os.getpid() != self._pid:
+        if self._forked:
             raise BatonError(
                 "FORKED_CLIENT",
                 "The connection to the controller was used in a forked child.",

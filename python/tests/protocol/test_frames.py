@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import signal
 import socket
 import struct
 import threading
@@ -159,27 +160,70 @@ def test_a_deadline_passes_and_the_frame_can_still_be_received() -> None:
         assert client.receive(5.0) == (m.Ping(seq=9), [])
 
 
-def test_a_trickle_of_bytes_does_not_extend_the_deadline() -> None:
+@pytest.mark.parametrize(("sent", "pause", "deadline"), [(7, 0.3, 0.5), (300, 0.02, 0.3)])
+def test_a_trickle_of_bytes_does_not_extend_the_deadline(sent: int, pause: float, deadline: float) -> None:
+    """Neither within the header nor behind it."""
     with raw_pair() as (client, other):
-        payload = encode(m.Release(seq=1, stage="all", want_bytes=2**40))
+        payload = encode(m.Completions(call=0, epoch=1, tokens=bytes(400), lengths=b"", logprobs=b"", finish=b""))
         data = pack_header(len(payload), 0) + payload
         stop = threading.Event()
 
         def trickle() -> None:
-            for byte in data[:-1]:
+            for byte in data[:sent]:
                 other.sendall(bytes([byte]))
-                if stop.wait(0.02):
+                if stop.wait(pause):
                     return
 
         feeder = threading.Thread(target=trickle)
         feeder.start()
         began = time.monotonic()
         with pytest.raises(BatonError) as caught:
-            client.receive(0.15)
+            client.receive(deadline)
         stop.set()
         feeder.join()
         assert caught.value.code == "DEADLINE"
         assert time.monotonic() - began < 1.5
+
+
+def test_signals_do_not_extend_the_deadline() -> None:
+    before = signal.signal(signal.SIGALRM, lambda *_: None)
+    signal.setitimer(signal.ITIMER_REAL, 0.02, 0.02)
+    try:
+        with raw_pair() as (client, _):
+            began = time.monotonic()
+            with pytest.raises(BatonError) as caught:
+                client.receive(0.2)
+            assert caught.value.code == "DEADLINE"
+            assert 0.19 <= time.monotonic() - began < 2
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0.0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def test_what_does_not_fit_is_sent_when_the_other_end_reads() -> None:
+    """Small frames too, which are otherwise sent by one call."""
+    with pair() as (client, controller):
+        count = 5_000
+        sender = threading.Thread(target=lambda: [client.send(m.Pong(seq=seq)) for seq in range(1, count + 1)])
+        sender.start()
+        sender.join(0.2)
+        assert sender.is_alive()  # it waits, since nobody reads
+        assert [controller.receive(10.0)[0].seq for _ in range(count)] == list(range(1, count + 1))
+        sender.join()
+
+
+def test_a_closed_socket_waits_for_no_other_file_of_its_number() -> None:
+    with pair() as (client, _):
+        number = client.fileno()
+        client.close()
+        read, write = os.pipe()  # takes the number
+        try:
+            assert number in (read, write)
+            with pytest.raises(ConnectionClosed):
+                client.receive(5.0)
+        finally:
+            os.close(read)
+            os.close(write)
 
 
 def test_sending_to_somebody_who_does_not_read_has_a_deadline() -> None:

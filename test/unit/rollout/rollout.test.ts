@@ -10,13 +10,23 @@ vi.setConfig({ testTimeout: 120_000 });
 
 const SAMPLING: Sampling = { n: 1, temperature: 1, topP: 1, maxTokens: 16, stopTokenIds: [0], seed: 5 };
 
+const bytesOf = (array: Uint32Array | Float32Array): Uint8Array =>
+  new Uint8Array(array.buffer, array.byteOffset, array.byteLength);
+
+/** As a frame brings them: at no multiple of 4. */
+const unaligned = (array: Uint32Array | Float32Array): Uint8Array => {
+  const bytes = new Uint8Array(array.byteLength + 1);
+  bytes.set(bytesOf(array), 1);
+  return bytes.subarray(1);
+};
+
 const prompts = (
   rank: number,
   lists: readonly (readonly number[])[],
   sampling: Partial<Sampling> = {},
 ): RankPrompts => ({
   rank,
-  tokens: Uint32Array.from(lists.flat()),
+  tokens: unaligned(Uint32Array.from(lists.flat())),
   lengths: Uint32Array.from(lists, (list) => list.length),
   sampling: { ...SAMPLING, ...sampling },
 });
@@ -34,9 +44,9 @@ function answer(request: GatheredRequest): Completions {
     Array.from({ length: request.samples[prompt] ?? 0 }, (_, sample) => completionOf(stream, sample)),
   ).flat();
   return {
-    tokens: Uint32Array.from(all.flatMap(({ tokens }) => tokens)),
+    tokens: unaligned(Uint32Array.from(all.flatMap(({ tokens }) => tokens))),
     lengths: Uint32Array.from(all, ({ tokens }) => tokens.length),
-    logprobs: Float32Array.from(all.flatMap(({ logprobs }) => logprobs)),
+    logprobs: unaligned(Float32Array.from(all.flatMap(({ logprobs }) => logprobs))),
     finish: Uint8Array.from(all, ({ finish }) => finish),
   };
 }
@@ -93,9 +103,11 @@ describe("gather and scatter", () => {
         expect(pieces.map(({ rank }) => rank)).toEqual(ranks);
         for (const [position, piece] of pieces.entries()) {
           const own = expected[position] ?? [];
-          expect([...piece.tokens]).toEqual(own.flatMap(({ tokens }) => tokens));
+          expect([...new Uint32Array(piece.tokens.slice().buffer)]).toEqual(own.flatMap(({ tokens }) => tokens));
           expect([...piece.lengths]).toEqual(own.map(({ tokens }) => tokens.length));
-          expect(piece.logprobs).toEqual(Float32Array.from(own.flatMap(({ logprobs }) => logprobs)));
+          expect(new Float32Array(piece.logprobs.slice().buffer)).toEqual(
+            Float32Array.from(own.flatMap(({ logprobs }) => logprobs)),
+          );
           expect([...piece.finish]).toEqual(own.map(({ finish }) => finish));
         }
       }),
@@ -210,15 +222,15 @@ describe("gather and scatter of 8 x 64 prompts of 2,048 tokens", () => {
         // A long beginning in common, as a system prompt makes it; the end tells prompts apart.
         tokens[i] = i % 2048 < 1500 ? i % 2048 : (rank * 64 + prompt) * 4096 + (i % 2048);
       }
-      return { rank, tokens, lengths: new Uint32Array(64).fill(2048), sampling: SAMPLING };
+      return { rank, tokens: unaligned(tokens), lengths: new Uint32Array(64).fill(2048), sampling: SAMPLING };
     });
     const request = gather(group, () => 1);
     expect(request.lengths.length).toBe(8 * distinct);
     const completions = 8 * 64;
     const full: Completions = {
-      tokens: new Uint32Array(completions * 16),
+      tokens: new Uint8Array(completions * 16 * 4),
       lengths: new Uint32Array(completions).fill(16),
-      logprobs: new Float32Array(completions * 16),
+      logprobs: new Uint8Array(completions * 16 * 4),
       finish: new Uint8Array(completions),
     };
     const ms = fastest(() =>
@@ -234,7 +246,7 @@ describe("gather and scatter of 8 x 64 prompts of 2,048 tokens", () => {
     const group = (count: number): RankPrompts[] => {
       const tokens = new Uint32Array(count * 128);
       for (let i = 0; i < count; i++) tokens[i * 128 + 127] = i;
-      return [{ rank: 0, tokens, lengths: new Uint32Array(count).fill(128), sampling: SAMPLING }];
+      return [{ rank: 0, tokens: bytesOf(tokens), lengths: new Uint32Array(count).fill(128), sampling: SAMPLING }];
     };
     const [small, large] = [group(2_000), group(32_000)];
     const ratio = fastest(() => gather(large, () => 1)) / fastest(() => gather(small, () => 1));

@@ -1,6 +1,7 @@
 """The peer of two benchmarks: what a training script has today, torch.distributed over gloo.
 
-    python -m baton.bench.gloo_peer barrier|gather RANK WORLD FILE_STORE ROUNDS [PROMPTS TOKENS]
+    python -m baton.bench.gloo_peer barrier RANK WORLD FILE_STORE ROUNDS WARM_UP_ROUNDS
+    python -m baton.bench.gloo_peer gather RANK WORLD FILE_STORE ROUNDS PROMPTS TOKENS
 
 Prints one JSON line: {"seconds": [one value a round]}. A gather round is what trainers that share an
 engine do for it: `all_gather_object` of the ranks' prompts, then every rank takes its own slice of the answers
@@ -17,9 +18,9 @@ from datetime import timedelta
 import torch.distributed as dist
 
 
-def barrier_rounds(rounds: int) -> list[float]:
+def barrier_rounds(rounds: int, warm_up_rounds: int) -> list[float]:
     """Seconds of each barrier, as this rank sees them."""
-    for _ in range(20):
+    for _ in range(warm_up_rounds):
         dist.barrier()
     taken: list[float] = []
     for _ in range(rounds):
@@ -53,7 +54,7 @@ def main(arguments: list[str]) -> None:
         "gloo", init_method=f"file://{store}", rank=rank, world_size=world, timeout=timedelta(seconds=120)
     )
     if what == "barrier":
-        taken = barrier_rounds(rounds)
+        taken = barrier_rounds(rounds, int(arguments[5]))
     elif what == "gather":
         taken = gather_rounds(rounds, rank, world, int(arguments[5]), int(arguments[6]))
     else:

@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import array
 import os
+import select
 import socket
 import struct
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Generic, TypeVar
 
 import msgspec
@@ -23,6 +24,7 @@ from baton.errors import BatonError
 from baton.protocol.messages import PROTOCOL_VERSION, FromClient, FromController
 
 HEADER = struct.Struct("<IBBH")
+_HEADER_BYTES = HEADER.size
 #: SCM_MAX_FD of Linux; one more is EINVAL.
 MAX_DESCRIPTORS = 253
 #: Larger than any honest frame; a header that says more is not ours.
@@ -30,6 +32,9 @@ MAX_PAYLOAD_BYTES = 1 << 30
 
 # Missing from Python's socket module; without it a child started at the wrong moment inherits the descriptor.
 _MSG_CMSG_CLOEXEC = 0x40000000
+# Plain numbers: `flags & socket.MSG_CTRUNC` makes a member of an enum, in Python code, for every frame.
+_MSG_CTRUNC = int(socket.MSG_CTRUNC)
+_MSG_NOSIGNAL = int(socket.MSG_NOSIGNAL)
 _ANCILLARY_BYTES = socket.CMSG_SPACE(MAX_DESCRIPTORS * 4)
 _CHUNK_BYTES = 1 << 16
 
@@ -86,7 +91,7 @@ def decode(payload: bytes | bytearray | memoryview, incoming: Any) -> Any:
     try:
         return _decoders[incoming].decode(payload)
     except msgspec.DecodeError as error:  # ValidationError is one
-        raise _protocol_error(f"{_describe(payload)} is not valid", "a message of the protocol", str(error)) from None
+        raise _not_valid(payload, error) from None
 
 
 def _describe(payload: bytes | bytearray | memoryview) -> str:
@@ -98,13 +103,20 @@ def _describe(payload: bytes | bytearray | memoryview) -> str:
 
 
 class FrameSocket(Generic[_Incoming]):
-    """A connected Unix socket that speaks frames. Blocking, for one thread that receives and one that sends."""
+    """A connected Unix socket that speaks frames. Blocking, for one thread that receives and one that sends.
+
+    Eight ranks that wait for one frame share the cores that the controller needs too, so an ordinary frame costs one
+    call to send, and two to wait for and read.
+    """
 
     def __init__(self, connection: socket.socket, incoming: Any) -> None:
         """Takes the socket over. `incoming` is the union of what arrives, `FromController` in a client."""
+        connection.setblocking(False)  # the waiting is done by poll, whose deadline no signal prolongs
         self._socket = connection
-        self._incoming = incoming
-        self._buffer = bytearray(_CHUNK_BYTES)
+        self._decoder = _decoders[incoming]
+        self._wait_readable = _waiter(connection, select.POLLIN)
+        self._wait_writable = _waiter(connection, select.POLLOUT)
+        self._use_buffer(bytearray(_CHUNK_BYTES))
         self._start = 0  # first byte that is not consumed
         self._end = 0  # end of what was received
         self._descriptors: deque[int] = deque()
@@ -133,6 +145,8 @@ class FrameSocket(Generic[_Incoming]):
 
     def close(self) -> None:
         """Closes the socket and every descriptor that was received and not taken."""
+        # The number of the socket may soon be that of another file.
+        self._wait_readable = self._wait_writable = _closed
         while self._descriptors:
             os.close(self._descriptors.popleft())
         self._socket.close()
@@ -142,32 +156,55 @@ class FrameSocket(Generic[_Incoming]):
     ) -> None:
         """Sends one frame. The descriptors stay the caller's; they may be closed when this returns."""
         payload = _encoder.encode(message)
-        header = pack_header(len(payload), len(descriptors))
-        if len(descriptors) > MAX_DESCRIPTORS or len(payload) > MAX_PAYLOAD_BYTES:
-            unpack_header(header)  # raises
-        ancillary = []
-        if descriptors:
-            ancillary.append((socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors)))
-        ends = time.monotonic() + deadline
-        self._socket.settimeout(deadline)
+        header = HEADER.pack(len(payload), PROTOCOL_VERSION, len(descriptors), 0)
         try:
+            if descriptors or len(payload) > _CHUNK_BYTES:
+                self._send_large(header, payload, descriptors, deadline)
+                return
             # One call for a frame of ordinary size: the receiver wakes once and finds it whole.
-            sent = self._socket.sendmsg((header, payload), ancillary, socket.MSG_NOSIGNAL)
-            total = len(header) + len(payload)
-            if sent < len(header):
-                self._send_rest(memoryview(header)[sent:], ends)
-                sent = len(header)
-            if sent < total:
-                self._send_rest(memoryview(payload)[sent - len(header) :], ends)
+            frame = header + payload
+            try:
+                sent = self._socket.send(frame, _MSG_NOSIGNAL)
+            except BlockingIOError:
+                sent = 0
+            if sent < len(frame):
+                self._send_rest(memoryview(frame)[sent:], time.monotonic() + deadline)
         except TimeoutError:
             raise _deadline(f"sending {type(message).__name__}", deadline) from None
         except (BrokenPipeError, ConnectionResetError):
             raise ConnectionClosed(f"the connection was closed while sending {type(message).__name__}") from None
 
+    def _send_large(self, header: bytes, payload: bytes, descriptors: Sequence[int], deadline: float) -> None:
+        """A frame with descriptors, or one that is not worth a copy."""
+        if len(descriptors) > MAX_DESCRIPTORS or len(payload) > MAX_PAYLOAD_BYTES:
+            unpack_header(header)  # raises
+        ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))] if descriptors else []
+        ends = time.monotonic() + deadline
+        sent = 0
+        while sent == 0:
+            try:
+                sent = self._socket.sendmsg((header, payload), ancillary, _MSG_NOSIGNAL)
+            except BlockingIOError:
+                self._until_writable(ends)
+        if sent < len(header):
+            self._send_rest(memoryview(header)[sent:], ends)
+            sent = len(header)
+        if sent < len(header) + len(payload):
+            self._send_rest(memoryview(payload)[sent - len(header) :], ends)
+
     def _send_rest(self, rest: memoryview, ends: float) -> None:
         while rest:
-            self._socket.settimeout(max(ends - time.monotonic(), 1e-3))
-            rest = rest[self._socket.send(rest, socket.MSG_NOSIGNAL) :]
+            self._until_writable(ends)
+            try:
+                rest = rest[self._socket.send(rest, _MSG_NOSIGNAL) :]
+            except BlockingIOError:
+                continue
+
+    def _until_writable(self, ends: float) -> None:
+        """Raises TimeoutError."""
+        left = ends - time.monotonic()
+        if left <= 0 or not self._wait_writable(left * 1000):
+            raise TimeoutError
 
     def receive(self, deadline: float) -> tuple[_Incoming, list[int]]:
         """The next message and its descriptors, which are the caller's to close (and close-on-exec).
@@ -176,28 +213,33 @@ class FrameSocket(Generic[_Incoming]):
         called again), CONNECTION_LOST at end of stream, PROTOCOL_ERROR for anything that is not a valid frame.
         """
         ends = time.monotonic() + deadline
+        left = deadline
         while True:
-            frame = self._take()
-            if frame is not None:
-                return frame
-            left = ends - time.monotonic()
-            if left <= 0 and deadline > 0:
+            if self._end - self._start >= _HEADER_BYTES:
+                frame = self._take()
+                if frame is not None:
+                    return frame
+            if left <= 0 < deadline or not self._wait_readable(max(left, 0.0) * 1000):
                 raise _deadline("waiting for the controller", deadline)
-            self._fill(max(left, 0.0), deadline)
+            self._fill()
+            left = ends - time.monotonic()
 
     def _take(self) -> tuple[_Incoming, list[int]] | None:
-        available = self._end - self._start
-        if available < HEADER.size:
+        payload_bytes, version, count, zero = HEADER.unpack_from(self._buffer, self._start)
+        if version != PROTOCOL_VERSION or zero or payload_bytes > MAX_PAYLOAD_BYTES or count > MAX_DESCRIPTORS:
+            unpack_header(self._view[self._start :])  # raises
+        begin = self._start + _HEADER_BYTES
+        end = begin + payload_bytes
+        if self._end < end:
+            self._reserve(_HEADER_BYTES + payload_bytes)
             return None
-        payload_bytes, count = unpack_header(memoryview(self._buffer)[self._start : self._end])
-        if available < HEADER.size + payload_bytes:
-            self._reserve(HEADER.size + payload_bytes)
-            return None
-        begin = self._start + HEADER.size
-        self._start = begin + payload_bytes
-        with memoryview(self._buffer)[begin : self._start] as payload:
-            message = decode(payload, self._incoming)
-        empty = self._start == self._end
+        self._start = end
+        payload = self._view[begin:end]
+        try:
+            message = self._decoder.decode(payload)
+        except msgspec.DecodeError as error:  # ValidationError is one
+            raise _not_valid(payload, error) from None
+        empty = end == self._end
         # Descriptors of the frame after this one may be queued already, but only with a byte of that frame.
         if len(self._descriptors) < count or (empty and len(self._descriptors) > count):
             raise _protocol_error(
@@ -208,28 +250,32 @@ class FrameSocket(Generic[_Incoming]):
         if empty:
             self._start = self._end = 0
             if len(self._buffer) > 16 * _CHUNK_BYTES:
-                self._buffer = bytearray(_CHUNK_BYTES)  # one large frame must not cost memory for ever
-        return message, [self._descriptors.popleft() for _ in range(count)]
+                self._use_buffer(bytearray(_CHUNK_BYTES))  # one large frame must not cost memory for ever
+        return message, [self._descriptors.popleft() for _ in range(count)] if count else []
+
+    def _use_buffer(self, buffer: bytearray) -> None:
+        self._buffer = buffer
+        self._view = memoryview(buffer)
 
     def _reserve(self, frame_bytes: int) -> None:
         """Makes room for a frame of this size at the start of the buffer."""
         if self._start + frame_bytes <= len(self._buffer):
             return
-        received = self._buffer[self._start : self._end]
+        received = bytes(self._view[self._start : self._end])
         if frame_bytes > len(self._buffer):
-            self._buffer = bytearray(frame_bytes)
-        self._buffer[: len(received)] = received
+            self._use_buffer(bytearray(frame_bytes))
+        self._view[: len(received)] = received
         self._start, self._end = 0, len(received)
 
-    def _fill(self, timeout: float, deadline: float) -> None:
+    def _fill(self) -> None:
+        """Takes what has arrived, if anything has."""
         if self._end == len(self._buffer):
-            self._reserve(min(self._end - self._start + _CHUNK_BYTES, MAX_PAYLOAD_BYTES + HEADER.size))
-        self._socket.settimeout(timeout)
+            self._reserve(min(self._end - self._start + _CHUNK_BYTES, MAX_PAYLOAD_BYTES + _HEADER_BYTES))
+        room = self._view[self._end :] if self._end else self._view
         try:
-            with memoryview(self._buffer)[self._end :] as room:
-                received, ancillary, flags, _ = self._socket.recvmsg_into([room], _ANCILLARY_BYTES, _MSG_CMSG_CLOEXEC)
-        except (TimeoutError, BlockingIOError):
-            raise _deadline("waiting for the controller", deadline) from None
+            received, ancillary, flags, _ = self._socket.recvmsg_into((room,), _ANCILLARY_BYTES, _MSG_CMSG_CLOEXEC)
+        except BlockingIOError:
+            return
         except ConnectionResetError:
             raise ConnectionClosed("the connection was reset") from None
         for level, kind, data in ancillary:
@@ -237,7 +283,7 @@ class FrameSocket(Generic[_Incoming]):
                 numbers = array.array("i")
                 numbers.frombytes(data[: len(data) - len(data) % numbers.itemsize])
                 self._descriptors.extend(numbers)
-        if flags & socket.MSG_CTRUNC:
+        if flags & _MSG_CTRUNC:
             raise _protocol_error(
                 "descriptors were lost on the way",
                 "every descriptor of a frame",
@@ -249,6 +295,21 @@ class FrameSocket(Generic[_Incoming]):
                 raise ConnectionClosed("the connection ended in the middle of a frame")
             raise ConnectionClosed()
         self._end += received
+
+
+def _waiter(connection: socket.socket, events: int) -> Callable[[float], object]:
+    """Waits at most so many milliseconds; gives something false when they have passed."""
+    poll = select.poll()
+    poll.register(connection, events)
+    return poll.poll
+
+
+def _closed(_milliseconds: float) -> object:
+    raise ConnectionClosed("this process has closed the connection")
+
+
+def _not_valid(payload: bytes | bytearray | memoryview, error: msgspec.DecodeError) -> BatonError:
+    return _protocol_error(f"{_describe(payload)} is not valid", "a message of the protocol", str(error))
 
 
 def _deadline(doing: str, seconds: float) -> BatonError:
