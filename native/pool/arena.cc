@@ -83,8 +83,7 @@ Result<std::shared_ptr<Arena>> Arena::open(const Gpu& gpu, int fd, uint64_t offs
                     std::to_string(bytes) + " bytes at " + std::to_string(offset));
   }
   const int own = fcntl(fd, F_DUPFD_CLOEXEC, 0);
-  if (own < 0)
-    return unusable("The arena's descriptor cannot be duplicated.", "an open memfd", std::strerror(errno));
+  if (own < 0) return unusable("The arena's descriptor cannot be duplicated.", "an open memfd", std::strerror(errno));
   void* mapped =
       mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, own, static_cast<off_t>(offset));
   if (mapped == MAP_FAILED) {

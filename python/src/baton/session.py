@@ -13,7 +13,6 @@ Everything here is collective over the ranks of the node: each rank enters and l
 from __future__ import annotations
 
 import atexit
-import os
 from collections.abc import Sequence
 from typing import Any
 
