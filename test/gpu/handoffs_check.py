@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import statistics
 import sys
 from pathlib import Path
@@ -48,6 +47,7 @@ def main() -> int:
     parser.add_argument("--zero", type=int, nargs="+", default=[2, 3])
     parser.add_argument("--handoffs", type=int, default=200)
     parser.add_argument("--release", default="all")
+    parser.add_argument("--json")
     options = parser.parse_args()
     checks = Checks("handoffs")
     for zero in options.zero:
@@ -64,7 +64,7 @@ def main() -> int:
             judge(checks, name, json.loads(records.read_text()))
         for phase in (run.summary() or {}).get("phases", []):
             print(f"     {name}: {phase}", flush=True)
-    return checks.end(os.environ.get("CHECK_JSON"))
+    return checks.end(options.json)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ rise), `thin` (a few steps of it). Each leaves its reports and logs in FOLDER/PA
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 import time
 from pathlib import Path
@@ -61,6 +60,7 @@ def main() -> int:
     parser.add_argument("--model", type=Path, required=True)
     parser.add_argument("--part", action="append")
     parser.add_argument("--steps", type=int, default=40)
+    parser.add_argument("--json")
     options = parser.parse_args()
     parts = options.part or ["thin", "zero2", "zero3"]
     checks = Checks("node")
@@ -69,7 +69,7 @@ def main() -> int:
         zero = 3 if part == "zero3" else 2
         steps = 3 if part == "thin" else options.steps
         checks.run(train, checks, folder, model, part, zero, steps, part != "thin")
-    return checks.end(os.environ.get("CHECK_JSON"))
+    return checks.end(options.json)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,9 @@
 #     test/gpu/run.sh [FOLDER FOR RESULTS [CHECK ...]]       without names: all of them
 #
 # Needs python3 with torch (CUDA), deepspeed, transformers, nvidia-ml-py and numpy; a built libbaton (BATON_LIBRARY,
-# or build/Release of the checkout); nvcc for DeepSpeed's FusedAdam. About five minutes on an H200.
+# or build/Release of the checkout); nvcc for DeepSpeed's FusedAdam. About five minutes on an H200. The checks of whole
+# runs (node, handoffs, kills: fifteen minutes more) need vLLM, Node.js, a built checkout, and in BATON_CHECK_MODEL a
+# folder with SmolLM2-135M-Instruct; without these they are named as not run. The vLLM adapter by itself: vllm.sh.
 set -u
 here=$(cd "$(dirname "$0")" && pwd)
 out=${1:-$(mktemp -d)}
@@ -15,13 +17,15 @@ export PYTHONPATH="$here/../../python/src${PYTHONPATH:+:$PYTHONPATH}" PYTHONUNBU
 TORCH_CUDA_ARCH_LIST=$(python3 -c 'import torch; print("%d.%d" % torch.cuda.get_device_capability())') || exit 1
 export TORCH_CUDA_ARCH_LIST
 failed=()
+missing=()
+limit=300
 
 check() {
   local name=$1
   shift
   [ "$wanted" = "  " ] || [[ $wanted == *" $name "* ]] || return 0
   echo "== $name"
-  timeout 300 python3 "$@" --json "$out/$name.json" 2>&1 | tee "$out/$name.log" | grep -vE "\[INFO\]|Warning|warn"
+  timeout "$limit" python3 "$@" --json "$out/$name.json" 2>&1 | tee "$out/$name.log" | grep -vE "\[INFO\]|Warning|warn"
   [ "${PIPESTATUS[0]}" -eq 0 ] || failed+=("$name")
 }
 
@@ -39,9 +43,24 @@ check fusedadam training_check.py zero3-fusedadam zero2-fusedadam
 check middle training_check.py --size 0.5b zero2
 check large training_check.py --size 1.5b --extra 6 zero3 zero2
 
+# Whole runs: the controller, DeepSpeed and vLLM together.
+whole() {
+  local name=$1
+  [ "$wanted" = "  " ] || [[ $wanted == *" $name "* ]] || return 0
+  if [ -z "${BATON_CHECK_MODEL:-}" ] || ! command -v node >/dev/null || ! python3 -c "import vllm" 2>/dev/null; then
+    missing+=("$name")
+    return 0
+  fi
+  limit=600 check "$name" "$2" "$out/$name" --model "$BATON_CHECK_MODEL" "${@:3}"
+}
+whole node node_check.py
+whole handoffs handoffs_check.py
+whole kills kill_check.py
+
 echo
 grep -hE "checks passed|  failed:" "$out"/*.log
 echo "results: $out"
+[ ${#missing[@]} -eq 0 ] || echo "NOT RUN (vLLM, Node.js or BATON_CHECK_MODEL is missing): ${missing[*]}"
 if [ ${#failed[@]} -gt 0 ]; then
   echo "FAILED: ${failed[*]}"
   exit 1
