@@ -25,6 +25,8 @@ interface BenchOptions {
   readonly quick?: boolean;
   readonly cycles?: number;
   readonly graphs: Graphs;
+  readonly parts?: string;
+  readonly list?: boolean;
 }
 
 const words =
@@ -61,6 +63,8 @@ export function addBench(program: Command): void {
         .choices(GRAPHS)
         .default("vllm"),
     )
+    .option("--parts <list>", "on a GPU, only the processes whose names contain one of these words, with commas")
+    .option("--list", "print the names of the processes that a bench on a GPU would start")
     .option("--json <file>", "write the figures that need no GPU as a list of JSON objects")
     .addOption(new Option("--only <subjects...>", "these subjects that need no GPU").choices(SUBJECTS))
     .action(async (options: BenchOptions) => {
@@ -76,7 +80,8 @@ async function run(options: BenchOptions): Promise<number> {
   const { bench } = await import("../bench/main.js");
   const { hasNvidiaDriver } = await import("./gpus.js");
   const real = await hasNvidiaDriver();
-  const everything = real ? [...SUBJECTS, ...GPU_SUBJECTS] : SUBJECTS;
+  // `pool` writes to its memory from the host: on a real GPU `offload` measures the same, with a trainer in it.
+  const everything = real ? [...SUBJECTS.filter((subject) => subject !== "pool"), ...GPU_SUBJECTS] : SUBJECTS;
   const named: readonly string[] = options.only ?? options.subjects ?? everything;
   const wanted = [...new Set<string>(named.flatMap((name): readonly string[] => GROUPS[name] ?? [name]))];
   const control = SUBJECTS.filter((subject) => wanted.includes(subject));
@@ -95,6 +100,8 @@ async function run(options: BenchOptions): Promise<number> {
     models: options.model,
     cycles: options.cycles ?? (options.quick === true ? QUICK_CYCLES : CYCLES),
     graphs: options.graphs,
+    parts: options.parts?.split(",") ?? [],
+    list: options.list === true,
     control,
     words: process.argv.slice(2),
   });

@@ -32,6 +32,10 @@ export interface GpuBenchOptions {
   readonly models: readonly string[];
   readonly cycles: number;
   readonly graphs: Graphs;
+  /** Only parts whose names contain one of these; empty: all. */
+  readonly parts: readonly string[];
+  /** Prints the names of the parts and does nothing else. */
+  readonly list: boolean;
   /** Subjects that need no GPU. */
   readonly control: readonly Subject[];
   readonly words: readonly string[];
@@ -51,7 +55,7 @@ export async function gpuBench(options: GpuBenchOptions): Promise<boolean> {
     baton: packageVersion(),
     node: process.version,
   };
-  let ok = await runControl(out, options.control);
+  let ok = true;
   let skipped: readonly Skipped[] = [];
   try {
     const gpu = real ? await Gpu.open() : null;
@@ -66,9 +70,15 @@ export async function gpuBench(options: GpuBenchOptions): Promise<boolean> {
       graphs: options.graphs,
       simulated: !real,
       gpuBytes: gpu?.totalBytes ?? STANDIN_BYTES,
+      names: options.parts,
     });
     skipped = plan.skipped;
     for (const { name, why } of skipped) say(`not measured: ${name}: ${why}`);
+    if (options.list) {
+      for (const { name, deadlineMs } of plan.parts) process.stdout.write(`${name} (at most ${deadlineMs / 1000} s)\n`);
+      return true;
+    }
+    ok = await runControl(out, options.control);
     const context: PartContext = {
       out,
       python: python.path,
@@ -97,7 +107,7 @@ async function measured(part: Part, graphs: Graphs, context: PartContext): Promi
   say(`measuring: ${part.name}`);
   const began = Date.now();
   let result = await runPart(part, graphs, context);
-  const engineFailed = result.record?.failure?.at === "starting the engine" || result.run?.failure != null;
+  const engineFailed = result.record?.at === "starting the engine";
   if (
     result.failure !== null &&
     part.startsEngine &&

@@ -43,6 +43,8 @@ export interface PlanOptions {
   readonly simulated: boolean;
   /** Of GPU 0. */
   readonly gpuBytes: number;
+  /** Only parts whose names contain one of these; empty: all. */
+  readonly names: readonly string[];
 }
 
 const GIB = 2 ** 30;
@@ -80,7 +82,9 @@ export function planParts(options: PlanOptions): { parts: Part[]; skipped: Skipp
       }
     }
   }
-  return { parts, skipped };
+  const named = ({ name }: Part): boolean =>
+    options.names.length === 0 || options.names.some((text) => name.includes(text));
+  return { parts: parts.filter(named), skipped };
 }
 
 /** Why a shape cannot be trained on this GPU; null: it can. */

@@ -73,7 +73,7 @@ function failureOf(
     const { code, message, at } = record.failure;
     return { code, message: `while ${at}: ${message.split("\n").slice(0, 4).join("; ")}` };
   }
-  const at = record === null ? "before its first step" : `after ${record.seconds} s`;
+  const at = record === null ? "before its first step" : `while ${record.at}`;
   if (ended.late) return { code: "DEADLINE", message: `not finished within ${part.deadlineMs / 1000} s (${at})` };
   if (ended.code === 0 && record?.finished === true) return null;
   const how = ended.signal ?? `exit code ${ended.code}`;

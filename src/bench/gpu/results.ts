@@ -7,6 +7,8 @@ import type { Part } from "./plan.js";
 export interface PartRecord {
   readonly job: Readonly<Record<string, unknown>>;
   readonly finished: boolean;
+  /** What was done last. */
+  readonly at: string;
   readonly failure: { readonly code: string; readonly message: string; readonly at: string } | null;
   readonly seconds: number;
   readonly versions: Readonly<Record<string, string | null>>;

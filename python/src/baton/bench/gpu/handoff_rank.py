@@ -29,6 +29,7 @@ def measure(job: Job, results: Results) -> None:
     results.step("building the trainer")
     if not simulated():
         torch.cuda.set_device(0)
+        torch.zeros(1, device="cuda")
     start_distributed()
     trainer = Trainer(job)
     with baton.training_memory():

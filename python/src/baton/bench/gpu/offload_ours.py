@@ -28,7 +28,7 @@ def measure(job: Job, results: Results) -> None:
     with memory:
         engine = trainer.build()
     memory.attach(engine)
-    _give_arena(memory, results)
+    give_arena(memory, results)
     results.step("warming up")
     for _ in range(_WARM_STEPS):
         trainer.step(engine)
@@ -51,7 +51,7 @@ def context_bytes(results: Results) -> int:
     return context
 
 
-def _give_arena(memory: Any, results: Results) -> None:
+def give_arena(memory: Any, results: Results) -> None:
     """As a run does it, when the rank attaches: long before the first handoff."""
     began = time.perf_counter()
     needed = memory.arena_bytes_needed()
@@ -61,8 +61,8 @@ def _give_arena(memory: Any, results: Results) -> None:
         memory.set_arena(fd, needed)
     finally:
         os.close(fd)
-    results.value("arena seconds", time.perf_counter() - began)
-    results.value("arena bytes", needed)
+    results.sample("arena seconds", time.perf_counter() - began)
+    results.sample("arena bytes", needed)
 
 
 def cycle(memory: Any, results: Results, context: int) -> None:
@@ -70,6 +70,8 @@ def cycle(memory: Any, results: Results, context: int) -> None:
 
     def release() -> Any:
         memory.prepare()
+        if memory.arena_bytes_needed() > memory.arena_bytes:
+            give_arena(memory, results)
         return memory.pause("all", own_arena=False, prepared=True)
 
     report = results.timed("release seconds", release)

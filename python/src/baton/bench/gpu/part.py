@@ -54,11 +54,11 @@ class Results:
 
     def __init__(self, job: Job) -> None:
         self._path = Path(job.result)
-        self.at = "starting"
         self._began = time.monotonic()
         self.record: dict[str, Any] = {
             "job": vars(job),
             "finished": False,
+            "at": "beginning",
             "failure": None,
             "seconds": 0.0,
             "versions": versions(),
@@ -71,7 +71,8 @@ class Results:
 
     def step(self, text: str) -> None:
         """What is done from now on: named when it fails."""
-        self.at = text
+        self.record["at"] = text
+        self._write()
         print(f"[{time.monotonic() - self._began:7.1f} s] {text}", flush=True)
 
     def value(self, name: str, value: Any) -> None:
@@ -116,7 +117,7 @@ def main(measure: Callable[[Job, Results], None]) -> None:
     except BaseException as error:
         traceback.print_exc()
         code = str(getattr(error, "code", type(error).__name__))
-        results.end({"code": code, "message": str(error)[:2000], "at": results.at})
+        results.end({"code": code, "message": str(error)[:2000], "at": results.record["at"]})
     failed = results.record["failure"] is not None
     sys.stdout.flush()
     sys.stderr.flush()

@@ -44,6 +44,7 @@ def main() -> None:
     device = "cpu" if simulated() else "cuda:0"
     if not simulated():
         torch.cuda.set_device(0)
+        torch.zeros(1, device=device)
     memory = TrainingMemory(0)
     with memory:
         flat = torch.empty(at, dtype=torch.bfloat16, device=device)
