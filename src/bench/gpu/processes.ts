@@ -1,19 +1,19 @@
-/** Runs one part: a process group of its own, a log, a deadline; nothing of it is left afterwards. */
-import { spawn } from "node:child_process";
-import { closeSync, openSync, rmSync, writeFileSync } from "node:fs";
+/** Runs one part: a process of its own, a log, a deadline; nothing of it is left afterwards. */
+import { rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { packageRoot } from "../../cli/package.js";
 import { freePort } from "../../cli/port.js";
-import { lastLines } from "../../controller/children.js";
+import { lastLines, startChild } from "../../controller/children.js";
+import { guardPath, processInfo } from "../../native.js";
 import type { RecipeInput } from "../../recipe/schema.js";
 import { readEvents } from "../../report/events.js";
 import type { Part } from "./plan.js";
 import { type CommandStamp, type PartResult, readRecord, recordPath, writeResult } from "./results.js";
 import { runFigures } from "./run-figures.js";
 
-/** For an orderly end after SIGTERM: `baton run` ends its engines and ranks itself. */
-const GRACE_MS = 15_000;
+/** How long this process may be stopped before its parts are ended. */
+const STOPPED_MS = 600_000;
 const LOG_LINES = 12;
 
 export interface PartContext {
@@ -134,46 +134,36 @@ function eventsOf(path: string): ReturnType<typeof readEvents> {
 
 interface Ended {
   readonly code: number | null;
-  readonly signal: NodeJS.Signals | null;
+  readonly signal: string | null;
   readonly late: boolean;
 }
 
+/** Under a guard: whatever becomes of the part or of this process, nothing that it started is left. */
 async function execute(
   words: readonly string[],
   environment: NodeJS.ProcessEnv,
   log: string,
   deadlineMs: number,
 ): Promise<Ended> {
-  const file = openSync(log, "w");
-  const [program = "", ...rest] = words;
-  const child = spawn(program, rest, { env: environment, stdio: ["ignore", file, file], detached: true });
-  closeSync(file);
-  const ended = new Promise<Omit<Ended, "late">>((resolve, reject) => {
-    child.on("error", reject);
-    child.on("exit", (code, signal) => resolve({ code, signal }));
+  rmSync(log, { force: true });
+  const child = await startChild({
+    name: "part of the bench",
+    command: words,
+    environment,
+    guardPath: guardPath(),
+    controller: { pid: process.pid, startTime: processInfo(process.pid)?.startTime ?? 0n },
+    stoppedDeadlineMs: STOPPED_MS,
+    logPath: log,
   });
   const timer = new AbortController();
   const late = await Promise.race([
-    ended.then(() => false),
+    child.ended.then(() => false),
     sleep(deadlineMs, true, { signal: timer.signal }).catch(() => false),
   ]);
   timer.abort();
-  if (late) {
-    signal(child.pid, "SIGTERM");
-    await Promise.race([ended, sleep(GRACE_MS)]);
-  }
-  // What the process started and left: vLLM's engine core is a process of its own.
-  signal(child.pid, "SIGKILL");
-  return { ...(await ended), late };
-}
-
-/** To the whole group; it may be gone. */
-function signal(group: number | undefined, name: NodeJS.Signals): void {
-  try {
-    if (group !== undefined) process.kill(-group, name);
-  } catch {
-    // Gone already.
-  }
+  // The guard gives the part a moment for an orderly end, then ends all of it.
+  if (late) child.signal("SIGTERM");
+  return { ...(await child.ended), late };
 }
 
 /** The end of a part's log, for people. */
