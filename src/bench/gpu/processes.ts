@@ -36,7 +36,6 @@ export async function runPart(part: Part, graphs: string, context: PartContext):
     ...part.job,
     graphs,
     result: recordPath(out, part.name),
-    ...(part.kind === "run" ? { events: join(runFolder, "events.jsonl") } : {}),
   };
   if (part.kind === "run") rmSync(join(runFolder, "events.jsonl"), { force: true });
   const words =
@@ -103,8 +102,6 @@ async function runWords(
     },
     ranks: 1,
     release: part.release,
-    // The weights are random: how far bf16 is from itself then is no matter of this measurement.
-    checks: { logprobMaxBound: 10, logprobMeanBound: 2 },
     out: folder,
   };
   const file = join(context.out, "parts", `${part.name}.recipe`);

@@ -12,7 +12,6 @@ import json
 import os
 import sys
 import time
-import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -43,8 +42,6 @@ class Job:
     graphs: Graphs = "vllm"
     micro_batch: int = 4
     length: int = 512
-    #: events.jsonl of the run that the part is a rank of.
-    events: str = ""
     #: The engine is the small one, and the GPUs stand-ins.
     simulated: bool = False
 
@@ -115,7 +112,8 @@ def main(measure: Callable[[Job, Results], None]) -> None:
         measure(job, results)
         results.end(None)
     except BaseException as error:
-        traceback.print_exc()
+        # A rank's hook tells its controller too.
+        sys.excepthook(type(error), error, error.__traceback__)
         code = str(getattr(error, "code", type(error).__name__))
         results.end({"code": code, "message": str(error)[:2000], "at": results.record["at"]})
     failed = results.record["failure"] is not None
