@@ -141,6 +141,13 @@ describe("heading", () => {
     expect(headingLines(headingOf(other, "0.1.0", new Date(0))).join(" ")).toContain("ON DIFFERENT GPUS");
   });
 
+  it("speaks of CUDA graphs only where vLLM ran", () => {
+    const lines = (simulated: boolean) =>
+      headingLines(headingOf([result("engine", "ours", { simulated })], "0.1.0", new Date(0))).join(" ");
+    expect(lines(false)).toContain("CUDA graphs");
+    expect(lines(true)).not.toContain("CUDA graphs");
+  });
+
   it("names what is installed and nothing else", () => {
     const heading = headingOf([result("offload", "ours", {})], "0.1.0", new Date(0));
     expect(heading.versions).toEqual({ torch: ["2.11.0"] });

@@ -29,10 +29,14 @@ export function headingOf(results: readonly PartResult[], baton: string, now: Da
     node: process.version,
     machines: [...machines.values()],
     versions: Object.fromEntries([...versions].map(([name, found]) => [name, [...found]])),
-    graphs: [...new Set(results.filter(({ part }) => part.subject !== "offload").map(({ graphs }) => graphs))],
+    graphs: [...new Set(results.filter(withVllm).map(({ graphs }) => graphs))],
     commands: [...new Map(results.map(({ command }) => [command.id, command])).values()],
   };
 }
+
+/** Stand-in GPUs run the small engine, which has no CUDA graphs. */
+const withVllm = ({ part, record }: PartResult): boolean =>
+  part.subject !== "offload" && record?.machine?.simulated !== true;
 
 const GRAPHS_TEXT: Readonly<Record<string, string>> = {
   vllm: "CUDA graphs as vLLM makes them by default",
