@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from typing import Any
 
@@ -21,20 +20,23 @@ def measure(job: Job, results: Results) -> None:
     limits.pinned_copies(results)
     start_distributed()
     results.step("building the engine")
+    from baton.training.arena import own_arena
     from baton.training.memory import TrainingMemory
 
     memory = TrainingMemory(0)
+    # As in a run: the arena grows while the training state is built, long before the first handoff.
+    memory._arena = arena = own_arena(memory.pool)
     trainer = Trainer(job)
     with memory:
         engine = trainer.build()
     memory.attach(engine)
-    give_arena(memory, results)
     results.step("warming up")
     for _ in range(_WARM_STEPS):
         trainer.step(engine)
     began = time.perf_counter()
-    memory.arena_ready()
+    arena.wait()
     results.value("arena waited for after the warm-up seconds", time.perf_counter() - began)
+    results.value("arena bytes", memory.pool.info().arena_bytes)
     results.value("state bytes", memory.state_bytes())
     results.step("cycles")
     for _ in range(job.cycles + 1):
@@ -54,26 +56,12 @@ def context_bytes(results: Results) -> int:
     return context
 
 
-def give_arena(memory: Any, results: Results) -> None:
-    """As a run does it, when the rank attaches; pinned in the background."""
-    needed = memory.arena_bytes_needed()
-    fd = os.memfd_create("baton-arena", os.MFD_CLOEXEC)
-    try:
-        os.ftruncate(fd, needed)
-        memory.set_arena(fd, needed)
-    finally:
-        os.close(fd)
-    results.sample("arena bytes", needed)
-
-
 def cycle(memory: Any, results: Results, context: int) -> None:
     synchronize()
 
     def release() -> Any:
         memory.prepare()
-        if memory.arena_bytes_needed() > memory.arena_bytes:
-            give_arena(memory, results)
-        return memory.pause("all", own_arena=False, prepared=True)
+        return memory.pause("all", prepared=True)
 
     report = results.timed("release seconds", release)
     results.sample("left bytes", used_bytes() - context)
