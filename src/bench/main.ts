@@ -24,6 +24,20 @@ export interface BenchOptions {
 
 /** Measures and prints the table. */
 export async function bench({ jsonFile, subjects }: BenchOptions): Promise<void> {
+  const rows = await measureControl(subjects);
+  process.stdout.write(`${controlHeading()}\n\n`);
+  process.stdout.write(formatRows(rows));
+  if (jsonFile !== null) writeFileSync(jsonFile, `${JSON.stringify(rows, null, 2)}\n`);
+}
+
+/** The machine and the versions of the subjects that need no GPU. */
+export function controlHeading(): string {
+  const machine = `${cpus().length} x ${cpus()[0]?.model ?? "unknown CPU"}`;
+  return `gpu-baton ${packageVersion()}, Node.js ${process.version}, ${machine}`;
+}
+
+/** The rows of the subjects that need no GPU. */
+export async function measureControl(subjects: readonly Subject[]): Promise<BenchRow[]> {
   const python = await findPython(["torch", "numpy", "msgspec", "pynvml"], process.env, packageRoot, process.cwd());
   const folder = mkdtempSync(join(tmpdir(), "baton-bench-"));
   let standin: Standin | null = null;
@@ -42,12 +56,7 @@ export async function bench({ jsonFile, subjects }: BenchOptions): Promise<void>
       process.stderr.write(`measuring: ${subject}\n`);
       rows.push(...(await measure[subject]()));
     }
-    const machine = `${cpus().length} x ${cpus()[0]?.model ?? "unknown CPU"}`;
-    process.stdout.write(
-      `gpu-baton ${packageVersion()}, Node.js ${process.version}, Python ${python.version.join(".")}, ${machine}\n\n`,
-    );
-    process.stdout.write(formatRows(rows));
-    if (jsonFile !== null) writeFileSync(jsonFile, `${JSON.stringify(rows, null, 2)}\n`);
+    return rows;
   } finally {
     standin?.remove();
     rmSync(folder, { recursive: true, force: true });

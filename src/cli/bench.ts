@@ -1,15 +1,109 @@
 /** `baton bench`. */
-import { type Command, Option } from "commander";
+import { type Command, InvalidArgumentError, Option } from "commander";
+import { GPU_SUBJECTS, type GpuSubject, GRAPHS, type Graphs } from "../bench/gpu/plan.js";
+import { SHAPES, type ShapeName } from "../bench/gpu/shapes.js";
 import { SUBJECTS, type Subject } from "../bench/row.js";
+
+/** The warm cycles of each subject on a GPU: enough for a p95, or a quick look. */
+const CYCLES = 20;
+const QUICK_CYCLES = 4;
+
+/** Several subjects of the CPU under one name. */
+const GROUPS: Readonly<Record<string, readonly Subject[]>> = {
+  control: ["barrier", "gather"],
+  nvml: ["sampler"],
+};
+const NAMES = [...Object.keys(GROUPS), ...SUBJECTS, ...GPU_SUBJECTS];
+
+interface BenchOptions {
+  readonly json?: string;
+  readonly only?: Subject[];
+  readonly subjects?: readonly string[];
+  readonly shapes: readonly string[];
+  readonly model: readonly string[];
+  readonly out?: string;
+  readonly quick?: boolean;
+  readonly cycles?: number;
+  readonly graphs: Graphs;
+  readonly parts?: string;
+  readonly list?: boolean;
+}
+
+const words =
+  (allowed: readonly string[]) =>
+  (text: string): string[] => {
+    const found = text.split(",").map((word) => word.trim());
+    const wrong = found.find((word) => !allowed.includes(word));
+    if (wrong !== undefined) throw new InvalidArgumentError(`${wrong} is none of ${allowed.join(", ")}`);
+    return found;
+  };
+
+const cycles = (text: string): number => {
+  const value = Number(text);
+  if (!Number.isInteger(value) || value < 1) throw new InvalidArgumentError("expected a whole number from 1");
+  return value;
+};
 
 export function addBench(program: Command): void {
   program
     .command("bench")
     .description("measure Baton beside its peers and the limits of the hardware, in one run")
-    .option("--json <file>", "write the figures as a list of JSON objects")
-    .addOption(new Option("--only <subjects...>", "these subjects").choices(SUBJECTS))
-    .action(async (options: { json?: string; only?: Subject[] }) => {
-      const { bench } = await import("../bench/main.js");
-      await bench({ jsonFile: options.json ?? null, subjects: options.only ?? SUBJECTS });
+    .option(
+      "--subjects <list>",
+      `of ${NAMES.join(", ")}, with commas (default: all that this machine has)`,
+      words(NAMES),
+    )
+    .option("--shapes <list>", `models to measure on a GPU: ${SHAPES.join(", ")}`, words(SHAPES), [])
+    .option("--model <dir>", "also the model of this config.json; may be repeated", collect, [])
+    .option("--out <dir>", "folder for all results; what lies there is joined into the table")
+    .option("--cycles <n>", `warm cycles of each subject on a GPU (default: ${CYCLES})`, cycles)
+    .option("--quick", `${QUICK_CYCLES} warm cycles`)
+    .addOption(
+      new Option("--graphs <how>", "CUDA graphs of vLLM: its default, for decoding only, or none")
+        .choices(GRAPHS)
+        .default("vllm"),
+    )
+    .option("--parts <list>", "on a GPU, only the processes whose names contain one of these words, with commas")
+    .option("--list", "print the names of the processes that a bench on a GPU would start")
+    .option("--json <file>", "write the figures that need no GPU as a list of JSON objects")
+    .addOption(new Option("--only <subjects...>", "these subjects that need no GPU").choices(SUBJECTS))
+    .action(async (options: BenchOptions) => {
+      process.exitCode = await run(options);
     });
+}
+
+function collect(value: string, before: readonly string[]): string[] {
+  return [...before, value];
+}
+
+async function run(options: BenchOptions): Promise<number> {
+  const { bench } = await import("../bench/main.js");
+  const { hasNvidiaDriver } = await import("./gpus.js");
+  const real = await hasNvidiaDriver();
+  // `pool` writes to its memory from the host: on a real GPU `offload` measures the same, with a trainer in it.
+  const everything = real ? [...SUBJECTS.filter((subject) => subject !== "pool"), ...GPU_SUBJECTS] : SUBJECTS;
+  const named: readonly string[] = options.only ?? options.subjects ?? everything;
+  const wanted = [...new Set<string>(named.flatMap((name): readonly string[] => GROUPS[name] ?? [name]))];
+  const control = SUBJECTS.filter((subject) => wanted.includes(subject));
+  const onGpu: GpuSubject[] = GPU_SUBJECTS.filter((subject) => wanted.includes(subject));
+  if (onGpu.length === 0 && options.out === undefined) {
+    await bench({ jsonFile: options.json ?? null, subjects: control });
+    return 0;
+  }
+  const { gpuBench } = await import("../bench/gpu/main.js");
+  const usual: ShapeName[] = real ? ["1.5b", "7b"] : ["tiny"];
+  const shapes = options.shapes.length > 0 || options.model.length > 0 ? (options.shapes as ShapeName[]) : usual;
+  const ok = await gpuBench({
+    out: options.out ?? "baton-bench",
+    subjects: onGpu,
+    shapes,
+    models: options.model,
+    cycles: options.cycles ?? (options.quick === true ? QUICK_CYCLES : CYCLES),
+    graphs: options.graphs,
+    parts: options.parts?.split(",") ?? [],
+    list: options.list === true,
+    control,
+    words: process.argv.slice(2),
+  });
+  return ok ? 0 : 1;
 }

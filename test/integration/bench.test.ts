@@ -1,7 +1,8 @@
 /** `baton bench` as a user starts it. How fast it is is no test: two cores that are busy would fail it. */
-import { readFileSync } from "node:fs";
+import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { expect, it } from "vitest";
+import type { GpuRow } from "../../src/bench/gpu/row.js";
 import type { BenchRow } from "../../src/bench/row.js";
 import { Baton, withFolder } from "./baton.js";
 import { python } from "./light.js";
@@ -36,5 +37,44 @@ it("the bench prints its table and writes the same figures as JSON", async () =>
       expect(ended.output).toContain(row.metric);
     }
     expect(rows.every(({ simulated }) => simulated)).toBe(true);
+  });
+});
+
+it("a GPU's subjects run on stand-ins, survive one that fails, and are joined over commands", async () => {
+  await withFolder(async (folder) => {
+    const out = join(folder, "bench");
+    const broken = join(folder, "broken");
+    mkdirSync(broken);
+    writeFileSync(join(broken, "config.json"), '{"model_type": "no such model"}');
+    const bench = async (...words: string[]) =>
+      new Baton(folder, ["bench", "--out", out, "--cycles", "2", ...words], { BATON_PYTHON: python }).ended;
+    const read = () => JSON.parse(readFileSync(join(out, "bench.json"), "utf8")) as { rows: GpuRow[] };
+
+    const first = await bench("--subjects", "sync,sleep", "--shapes", "tiny", "--model", broken);
+    expect(first.code, first.output).toBe(1);
+    expect(first.output).toMatch(/broken.*FAILED/);
+    expect(new Set(read().rows.map(({ subject }) => subject))).toEqual(
+      new Set([
+        "sync from ZeRO-2",
+        "sync from ZeRO-3, one rank",
+        "sync from ZeRO-3, two ranks on the GPU",
+        "sleep",
+        "engine",
+      ]),
+    );
+    const second = await bench("--subjects", "offload,handoff,nvml", "--shapes", "tiny", "--parts", "zero3,roomy");
+    expect(second.code, second.output).toBe(0);
+    expect(second.output).toContain("Rows come from 2 commands on the same GPU");
+    expect(second.output).toContain("CPU per GPU");
+    const { rows } = read();
+    for (const subject of ["offload zero3", "handoff roomy", "sleep"]) {
+      expect(
+        rows.some((row) => row.subject === subject && (row.ours?.p50 ?? 0) > 0),
+        subject,
+      ).toBe(true);
+    }
+    for (const row of rows) expect([row.peer, row.ratioToPeer, row.met]).toEqual([null, null, null]);
+    const handles = rows.filter(({ metric }) => metric === "handles opened").map(({ ours }) => ours?.p50);
+    expect(handles).toEqual([1, 1, 2]);
   });
 });

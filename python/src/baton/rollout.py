@@ -79,7 +79,7 @@ class Rollout:
         try:
             self._connection.send(Leave())
             message, _ = self._connection.expect(Resume)
-            self._memory.resume(wait=False, mapped=lambda report: self._send_resumed(message.seq, report))
+            self._take_back(message.seq)
             self._check_logprobs()
         except BaseException as problem:
             self._connection.fail(problem, "taking the GPUs back")
@@ -167,6 +167,17 @@ class Rollout:
             finally:
                 for fd in descriptors:
                     os.close(fd)
+
+    def _take_back(self, seq: int) -> None:
+        if self._memory.paused is not None:
+            self._memory.resume(wait=False, mapped=lambda report: self._send_resumed(seq, report))
+            return
+        # The engine fitted beside everything, so nothing was asked for (release: needed).
+        simulated = 0.0 if self._connection.welcome.simulated else None
+        self._connection.send(
+            Resumed(seq=seq, copied_bytes=0, pending_bytes=0, seconds=0.0, simulated_seconds=simulated)
+        )
+        self._memory.stay()
 
     def _send_resumed(self, seq: int, report: native.ResumeReport) -> None:
         self._connection.send(

@@ -274,6 +274,20 @@ def test_the_largest_difference_of_logprobs_is_reported(start):
     assert check.max_difference == pytest.approx(0.01, rel=0.01)
 
 
+def test_a_rank_that_had_to_release_nothing_goes_on(start):
+    controller = start("3", logprob_sequences=2)
+    assert controller.receive(Arrive).epoch == 0
+    controller.send(Opened(epoch=0))
+    controller.answer(controller.receive(Prompts), 0, controller.result("answers"))
+    controller.answer(controller.receive(Prompts), 0, [])
+    resumed = controller.close_rollout()
+    assert (resumed.copied_bytes, resumed.pending_bytes) == (0, 0)
+    assert controller.receive(Returned).copied_bytes == 0
+    assert controller.receive(LogprobCheck).tokens > 0
+    controller.receive(Metrics)
+    controller.open_rollout(1)  # the next one releases as ever
+
+
 def test_an_engine_with_old_weights_ends_the_rank(start):
     controller = start("2")
     controller.open_rollout(0, opened=41)

@@ -292,6 +292,13 @@ class TrainingMemory:
         deepspeed_state.gather_persistent_again(self._engine)
         return report
 
+    def stay(self) -> None:
+        """What ends a handoff in place of `resume` when nothing had to be released. Under ZeRO-3 this is collective."""
+        if self._paused is not None:
+            raise _wrong_state("stay", "it is paused")
+        self._returned(Returned(0, 0.0, 0.0))
+        deepspeed_state.gather_persistent_again(self._engine)
+
     def wait(self) -> Returned | None:
         """Waits until a resume in the background has ended; what it was like, or None when there was none."""
         self.gate.pass_through()

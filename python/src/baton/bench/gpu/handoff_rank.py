@@ -1,0 +1,89 @@
+"""The rank of a real `baton run` whose handoffs are timed by its own clock.
+
+baton run RECIPE -- python -m torch.distributed.run --nproc_per_node 1 -m baton.bench.gpu.handoff_rank JOB
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import torch
+
+import baton
+from baton.bench.gpu.part import Job, Results, main, simulated, synchronize, used_bytes
+from baton.bench.gpu.trainer import Trainer, prepare_environment, start_distributed
+
+PROMPTS = [[(i * 7 + j) % 400 + 10 for j in range(64)] for i in range(64)]
+_PLAIN_STEPS = 6
+
+
+def measure(job: Job, results: Results) -> None:
+    prepare_environment()
+    results.step("starting the engine")
+    # A rank joins here, and is let in when the engine has started and sleeps.
+    training_memory = baton.training_memory()
+    results.step("building the trainer")
+    if not simulated():
+        torch.cuda.set_device(0)
+        torch.zeros(1, device="cuda")
+    start_distributed()
+    trainer = Trainer(job)
+    with training_memory:
+        engine = trainer.build()
+    session = baton.attach(engine)
+    first_forward = _FirstForward()
+    results.step("warming up")
+    for number in range(_PLAIN_STEPS):
+        seconds = trainer.step(engine)
+        if number >= 2:
+            results.sample("plain step seconds", seconds)
+    results.value("state bytes", session.memory.state_bytes())
+    prompts = PROMPTS if not simulated() else [prompt[:8] for prompt in PROMPTS[:8]]
+    sampling = baton.Sampling(max_tokens=1, n=1, temperature=1.0, seed=1)
+    results.step("cycles")
+    for _ in range(job.cycles + 1):
+        synchronize()
+        began = time.perf_counter()
+        with session.rollout() as rollout:
+            opened = time.perf_counter()
+            results.sample("used while generating bytes", used_bytes())
+            completions = rollout.generate(prompts, sampling)
+            generated = time.perf_counter()
+        left = time.perf_counter()
+        if sum(completion.tokens.size for completion in completions) != len(prompts):
+            raise AssertionError("not every prompt has its first token")
+        results.sample("to generation seconds", opened - began)
+        results.sample("to first tokens seconds", generated - began)
+        results.sample("to first forward seconds", first_forward.taken(left) - generated)
+        results.sample("to the end of the rollout seconds", left - generated)
+        results.sample("step seconds", trainer.step(engine))
+        returned = session.memory.wait()
+        results.sample("waited seconds", 0.0 if returned is None else returned.waited_seconds)
+        results.show()
+    session.finish()
+    torch.distributed.destroy_process_group()
+
+
+class _FirstForward:
+    """When the first forward pass after a handoff began: Baton's own, which compares logprobs, where it makes one."""
+
+    def __init__(self) -> None:
+        from baton.training import logprobs
+
+        self._at: float | None = None
+        compare = logprobs.compare
+
+        def noticed(*arguments: Any, **more: Any) -> Any:
+            self._at = time.perf_counter()
+            return compare(*arguments, **more)
+
+        logprobs.compare = noticed
+
+    def taken(self, otherwise: float) -> float:
+        at, self._at = self._at, None
+        return otherwise if at is None else at
+
+
+if __name__ == "__main__":
+    main(measure)

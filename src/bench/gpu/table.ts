@@ -1,0 +1,124 @@
+/** The table for people, in Markdown: it reads as it is, and goes into a document as it is. */
+import type { CommandStamp, Machine, PartResult } from "./results.js";
+import type { GpuRow, Spread } from "./row.js";
+
+/** Everything that a reader must know to judge the rows. */
+export interface Heading {
+  readonly date: string;
+  readonly baton: string;
+  readonly node: string;
+  readonly machines: readonly Machine[];
+  readonly versions: Readonly<Record<string, readonly string[]>>;
+  readonly graphs: readonly string[];
+  readonly commands: readonly CommandStamp[];
+}
+
+export function headingOf(results: readonly PartResult[], baton: string, now: Date): Heading {
+  const machines = new Map<string, Machine>();
+  const versions = new Map<string, Set<string>>();
+  for (const { record } of results) {
+    const machine = record?.machine;
+    if (machine) machines.set(JSON.stringify(machine), machine);
+    for (const [name, version] of Object.entries(record?.versions ?? {})) {
+      if (version !== null) versions.set(name, (versions.get(name) ?? new Set()).add(version));
+    }
+  }
+  return {
+    date: now.toISOString(),
+    baton,
+    node: process.version,
+    machines: [...machines.values()],
+    versions: Object.fromEntries([...versions].map(([name, found]) => [name, [...found]])),
+    graphs: [...new Set(results.filter(withVllm).map(({ graphs }) => graphs))],
+    commands: [...new Map(results.map(({ command }) => [command.id, command])).values()],
+  };
+}
+
+/** Stand-in GPUs run the small engine, which has no CUDA graphs. */
+const withVllm = ({ part, record }: PartResult): boolean =>
+  part.subject !== "offload" && record?.machine?.simulated !== true;
+
+const GRAPHS_TEXT: Readonly<Record<string, string>> = {
+  vllm: "CUDA graphs as vLLM makes them by default",
+  decode: "CUDA graphs for decoding only, nothing compiled",
+  none: "no CUDA graphs",
+};
+
+export function headingLines(heading: Heading): string[] {
+  const machines = heading.machines.map(({ gpu, driver, totalBytes, simulated }) =>
+    simulated
+      ? `a stand-in GPU (simulated), ${size(totalBytes)}`
+      : `${gpu ?? "unknown GPU"} (${size(totalBytes)}), driver ${driver ?? "unknown"}`,
+  );
+  const versions = Object.entries(heading.versions).map(([name, found]) => `${name} ${found.join(" and ")}`);
+  const lines = [
+    `${heading.date.slice(0, 10)}, ${machines.join("; ") || "no GPU figures"}; gpu-baton ${heading.baton}, Node.js ` +
+      `${heading.node}${versions.length > 0 ? `, ${versions.join(", ")}` : ""}.`,
+  ];
+  if (heading.graphs.length > 0) {
+    lines.push(`${heading.graphs.map((graphs) => GRAPHS_TEXT[graphs] ?? graphs).join("; ")}.`);
+  }
+  if (heading.commands.length > 1) {
+    lines.push(
+      `Rows come from ${heading.commands.length} commands` +
+        `${heading.machines.length === 1 ? " on the same GPU" : ", ON DIFFERENT GPUS"}; ours and its peer stand in one ` +
+        "row only where they ran on the same GPU.",
+    );
+  }
+  if (heading.machines.some(({ simulated }) => simulated)) {
+    lines.push("Simulated: stand-in GPUs say nothing about the speed of real ones, so nothing is compared.");
+  }
+  return lines;
+}
+
+const size = (bytes: number): string => `${Number((bytes / 2 ** 30).toFixed(1))} GiB`;
+const number = (value: number | null | undefined): string => {
+  if (value === null || value === undefined) return "-";
+  if (value === 0) return "0";
+  return Math.abs(value) >= 100 ? value.toFixed(0) : String(Number(value.toPrecision(3)));
+};
+
+/** p50, and p95 where there were several; the cold one before them. */
+function cell(spread: Spread | null): string {
+  if (spread === null) return "-";
+  const warm = spread.p95 === null ? number(spread.p50) : `${number(spread.p50)} / ${number(spread.p95)}`;
+  return spread.first === null ? warm : `${number(spread.first)}; ${warm}`;
+}
+
+const COLUMNS = ["subject", "shape", "metric", "unit", "ours", "peer", "to peer", "limit", "of limit", "goal", ""];
+
+/** One table; cells are "first; p50 / p95". */
+export function markdownTable(rows: readonly GpuRow[]): string {
+  const cells = rows.map((row) => [
+    row.subject,
+    row.shape,
+    row.metric,
+    row.unit,
+    row.failure === null ? cell(row.ours) : "FAILED",
+    cell(row.peer),
+    row.ratioToPeer === null ? "-" : `${number(row.ratioToPeer)}x`,
+    number(row.limit),
+    number(row.ratioToLimit),
+    row.goal ?? "",
+    verdict(row),
+  ]);
+  const widths = COLUMNS.map((title, column) =>
+    Math.max(title.length, ...cells.map((line) => (line[column] as string).length)),
+  );
+  const line = (parts: readonly string[]): string =>
+    `| ${parts.map((part, column) => part.padEnd(widths[column] as number)).join(" | ")} |`;
+  const rule = `|${widths.map((width) => "-".repeat(width + 2)).join("|")}|`;
+  return [line(COLUMNS), rule, ...cells.map(line)].join("\n");
+}
+
+function verdict(row: GpuRow): string {
+  if (row.failure !== null) return row.failure.replaceAll("|", "/").slice(0, 160);
+  const simulated = row.simulated ? "simulated" : "";
+  if (row.met === null) return simulated;
+  return row.met ? "met" : `missed: ${row.missedBy}`;
+}
+
+/** What ours, peer and limit are, once for each kind of row. */
+export function notesOf(rows: readonly GpuRow[]): string[] {
+  return [...new Set(rows.map(({ subject, metric, note }) => `- ${subject}, ${metric}: ${note}.`))];
+}
