@@ -1,6 +1,6 @@
 // baton-guard: stands between the controller and a launcher or an engine. Whatever becomes of the controller
 // (killed, stopped), everything below the guard ends: a process group is not enough, since launchers start their
-// ranks in sessions of their own.
+// ranks in sessions of their own. What the run would leave in the file system goes too.
 #include <poll.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
@@ -17,6 +17,7 @@
 #include <optional>
 
 #include "native/guard/descendants.h"
+#include "native/guard/leftovers.h"
 #include "native/guard/options.h"
 #include "native/system/descriptor.h"
 #include "native/system/processes.h"
@@ -79,13 +80,15 @@ class Guard {
         parent_(std::move(parent)),
         signals_(std::move(signals)),
         command_(command),
-        reaper_(command) {}
+        reaper_(command),
+        leftovers_(options) {}
 
   [[noreturn]] void watch() {
     for (;;) {
       pollfd events[] = {{.fd = signals_.get(), .events = POLLIN, .revents = 0},
                          {.fd = parent_.pidfd.get(), .events = POLLIN, .revents = 0}};
       ::poll(events, 2, static_cast<int>(kLook.count()));
+      leftovers_.look();
       if (events[1].revents != 0) end("the controller is gone", kExitParentGone);
       if (events[0].revents != 0) read_signals();
       reaper_.reap();
@@ -93,6 +96,7 @@ class Guard {
       if (parent_is_stopped_too_long()) end("the controller has been stopped for too long", kExitStopped);
       if (kill_at_ && Clock::now() >= *kill_at_) {
         kill_descendants(reaper_);
+        if (has_ended(parent_.pidfd.get())) leftovers_.remove();
         if (reaper_.main_status()) exit_as(*reaper_.main_status());
         ::_exit(kExitParentGone);
       }
@@ -127,6 +131,8 @@ class Guard {
 
   [[noreturn]] void end(const char* why, int code) {
     kill_descendants(reaper_);
+    // Other guards do the same with theirs: what a process of theirs makes anew is gone with the last of them.
+    leftovers_.remove();
     std::fprintf(stderr, "baton-guard: %s; ended %s and all below it\n", why, options_.command[0]);
     ::_exit(code);
   }
@@ -138,6 +144,7 @@ class Guard {
       reaper_.reap();
     }
     kill_descendants(reaper_);
+    if (has_ended(parent_.pidfd.get())) leftovers_.remove();
     exit_as(status);
   }
 
@@ -146,6 +153,7 @@ class Guard {
   const Descriptor signals_;
   const pid_t command_;
   Reaper reaper_;
+  Leftovers leftovers_;
   std::optional<Clock::time_point> stopped_since_;
   std::optional<Clock::time_point> kill_at_;
 };

@@ -39,6 +39,12 @@ Result<Options> parse_options(int count, char** arguments) {
       good = parse_number<int64_t>(value, 0, options.stopped_deadline_ms);
     } else if (name == "--grace-ms") {
       good = parse_number<int64_t>(value, 0, options.grace_ms);
+    } else if (name == "--remove" || name == "--shared-memory" || name == "--record") {
+      // Whatever folder the guard is in, and never the root.
+      good = value.size() > 1 && value.front() == '/';
+      if (name == "--remove") options.remove.emplace_back(value);
+      if (name == "--shared-memory") options.shared_memory = value;
+      if (name == "--record") options.record = value;
     } else {
       return bad("unknown option " + std::string(name));
     }

@@ -16,6 +16,10 @@ export interface ChildOptions {
   readonly controller: { readonly pid: number; readonly startTime: bigint };
   /** How long the controller may be stopped (SIGSTOP) before the guard ends the child. */
   readonly stoppedDeadlineMs: number;
+  /** Absolute paths of what the guard removes when the controller is gone. */
+  readonly remove: readonly string[];
+  /** Files of this prefix that the child's processes map are noted in `record`, and removed with the others. */
+  readonly sharedMemory: { readonly prefix: string; readonly record: string };
   /** Where its output goes; null: to the controller's own standard output and error. */
   readonly logPath: string | null;
 }
@@ -42,12 +46,11 @@ export interface Child {
 export async function startChild(options: ChildOptions): Promise<Child> {
   const log = options.logPath === null ? null : openSync(options.logPath, "a", 0o644);
   const output = log ?? "inherit";
-  const guard = ["--parent", String(options.controller.pid), "--parent-start", String(options.controller.startTime)];
-  const child = spawn(
-    options.guardPath,
-    [...guard, "--stopped-deadline-ms", String(options.stoppedDeadlineMs), "--", ...options.command],
-    { env: options.environment, stdio: ["ignore", output, output], detached: true },
-  );
+  const child = spawn(options.guardPath, [...guardOptions(options), "--", ...options.command], {
+    env: options.environment,
+    stdio: ["ignore", output, output],
+    detached: true,
+  });
   if (log !== null) closeSync(log);
   // Listened for from the start: a child may have ended before `spawn` is announced.
   const watched = watch(options, child);
@@ -69,6 +72,15 @@ export async function startChild(options: ChildOptions): Promise<Child> {
     );
   }
   return watched;
+}
+
+function guardOptions({ controller, stoppedDeadlineMs, remove, sharedMemory }: ChildOptions): string[] {
+  return [
+    ...["--parent", String(controller.pid), "--parent-start", String(controller.startTime)],
+    ...["--stopped-deadline-ms", String(stoppedDeadlineMs)],
+    ...["--shared-memory", sharedMemory.prefix, "--record", sharedMemory.record],
+    ...remove.flatMap((path) => ["--remove", path]),
+  ];
 }
 
 function watch(options: ChildOptions, child: ChildProcess): Child {

@@ -1,10 +1,11 @@
 /** The folders of a run: DIR, which belongs to one run at a time, and the private one of its socket. */
-import { mkdirSync, mkdtempSync, rmSync, statSync } from "node:fs";
+import { mkdirSync, rmSync, statSync } from "node:fs";
 import { tmpdir } from "node:os";
-import { join } from "node:path";
+import { dirname, join } from "node:path";
 import { BatonError } from "../errors.js";
 import { checkSocketPath } from "../recipe/index.js";
 import { type Lock, LockHeld, takeLock } from "./lock.js";
+import { ownedName } from "./ownership.js";
 
 const LOCK = ".baton.lock";
 
@@ -56,30 +57,29 @@ export function takeRunFolder(path: string): RunFolder {
 
 /** A folder that only this user can enter, with the path of the socket in it. */
 export interface SocketFolder {
+  readonly path: string;
   readonly socketPath: string;
   remove(): void;
 }
 
-/** Where sockets' folders are made: $XDG_RUNTIME_DIR where there is one, else the folder for temporary files. */
+/** Where the folders of sockets are made: in $XDG_RUNTIME_DIR where there is one, else with the temporary files. */
 export function socketParent(environment: NodeJS.ProcessEnv): string {
   const runtime = environment.XDG_RUNTIME_DIR;
   return runtime !== undefined && isFolder(runtime) ? runtime : (environment.TMPDIR ?? tmpdir());
 }
 
 /**
- * Makes a 0700 folder for the socket.
+ * Makes a 0700 folder for the socket of a run.
  *
  * @throws BatonError SOCKET_PATH_TOO_LONG when the path does not fit into a socket address
  */
-export function makeSocketFolder(environment: NodeJS.ProcessEnv = process.env): SocketFolder {
-  const parent = socketParent(environment);
-  const failure = checkSocketPath(join(parent, "baton-XXXXXX", "socket"));
+export function makeSocketFolder(run: string, environment: NodeJS.ProcessEnv): SocketFolder {
+  const socketPath = join(socketParent(environment), ownedName(run), "socket");
+  const failure = checkSocketPath(socketPath);
   if (failure !== null) throw new BatonError(failure);
-  const folder = mkdtempSync(join(parent, "baton-"));
-  return {
-    socketPath: join(folder, "socket"),
-    remove: () => rmSync(folder, { recursive: true, force: true }),
-  };
+  const path = dirname(socketPath);
+  mkdirSync(path, { mode: 0o700 });
+  return { path, socketPath, remove: () => rmSync(path, { recursive: true, force: true }) };
 }
 
 function isFolder(path: string): boolean {

@@ -4,10 +4,18 @@ import type { PhaseConfig } from "../phases/config.js";
 import { type Child, type ChildOptions, startChild } from "./children.js";
 import { engineCommand, engineEnvironment } from "./engines.js";
 import { childEnvironment } from "./environment.js";
+import type { SocketFolder } from "./folders.js";
 import type { BatonNode } from "./node.js";
+import { recordPath } from "./ownership.js";
 import type { Recorder } from "./recorder.js";
 import type { RunPlan } from "./run.js";
 import type { Standin } from "./standin.js";
+
+/**
+ * Shared memory that DeepSpeed's processes leave when they are killed, tens of MiB a run: only an orderly end removes
+ * it (https://github.com/deepspeedai/DeepSpeed, csrc/cpu/comm/shm.cpp). Its names say nothing of the run.
+ */
+const OF_DEEPSPEED = "/dev/shm/deepspeed_";
 
 export interface LaunchOptions {
   readonly plan: RunPlan;
@@ -18,7 +26,7 @@ export interface LaunchOptions {
   readonly children: Child[];
   /** Path of a log of this name. */
   readonly logFile: (name: string) => string;
-  readonly socketPath: string;
+  readonly socket: SocketFolder;
   readonly token: string;
   readonly standin: Standin | null;
   readonly stoppedDeadlineMs: number;
@@ -34,7 +42,7 @@ export async function launch(options: LaunchOptions): Promise<void> {
   const controller = { pid: process.pid, startTime: processInfo(process.pid)?.startTime ?? 0n };
   const environment = childEnvironment({
     inherited: plan.environment,
-    socketPath: options.socketPath,
+    socketPath: options.socket.socketPath,
     token: options.token,
     controller,
     libraryPath: libbatonPath(),
@@ -49,6 +57,8 @@ export async function launch(options: LaunchOptions): Promise<void> {
       guardPath: guardPath(),
       controller,
       stoppedDeadlineMs: options.stoppedDeadlineMs,
+      remove: [options.socket.path, ...(options.standin?.files ?? [])],
+      sharedMemory: { prefix: OF_DEEPSPEED, record: recordPath(options.socket.path, child.name) },
     });
     children.push(started);
     return started;

@@ -1,29 +1,15 @@
-/**
- * Shared memory that DeepSpeed's processes leave when they are killed: tens of MiB a run, which would fill /dev/shm
- * (https://github.com/deepspeedai/DeepSpeed, csrc/cpu/comm/shm.cpp: removed only by an orderly end).
- */
-import { readdirSync, readFileSync, rmSync, statSync } from "node:fs";
+/** Shared memory that processes left when they were killed, as far as one can tell by looking. For reports only. */
+import { readdirSync, readFileSync, statSync } from "node:fs";
 import { join } from "node:path";
 
-const SHARED_MEMORY = "/dev/shm";
-const OF_DEEPSPEED = /^deepspeed_/;
-
 /**
- * Removes what this user's processes made there since `sinceMs` (as Date.now()) and no process maps any more.
- *
- * @returns the names of what was removed
+ * Names of this user's files there that match and that no process maps which can be seen from here. Processes of other
+ * containers cannot: what is listed may be theirs.
  */
-export function removeLeftSharedMemory(sinceMs: number, folder = SHARED_MEMORY): string[] {
-  const left = leftSharedMemory(folder, OF_DEEPSPEED, sinceMs);
-  for (const name of left) rmSync(join(folder, name), { force: true });
-  return left;
-}
-
-/** Names of this user's files there that match, were made since `sinceMs`, and that no process maps. */
-export function leftSharedMemory(folder: string, names: RegExp, sinceMs = 0): string[] {
+export function leftSharedMemory(folder: string, names: RegExp): string[] {
   const candidates = list(folder).filter((name) => {
     const status = names.test(name) ? statSync(join(folder, name), { throwIfNoEntry: false }) : undefined;
-    return status?.isFile() === true && status.uid === process.getuid?.() && status.ctimeMs >= sinceMs;
+    return status?.isFile() === true && status.uid === process.getuid?.();
   });
   if (candidates.length === 0) return [];
   const mapped = list("/proc")

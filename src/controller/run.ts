@@ -13,14 +13,15 @@ import { writeReports } from "../report/write.js";
 import type { Child } from "./children.js";
 import { Bystanders } from "./ending.js";
 import { explain } from "./explain.js";
-import { makeSocketFolder, type RunFolder, takeRunFolder } from "./folders.js";
+import { makeSocketFolder, type RunFolder, socketParent, takeRunFolder } from "./folders.js";
 import { openGpus } from "./gpus.js";
 import { Heart } from "./heart.js";
 import { launch } from "./launch.js";
-import { removeLeftSharedMemory } from "./leftovers.js";
 import { BatonNode, type EndCommand } from "./node.js";
+import { removeSharedMemory, sweep } from "./ownership.js";
 import { Recorder } from "./recorder.js";
 import { type Interrupt, onCrash, onInterrupt } from "./signals.js";
+import { sharedMemoryFolder } from "./standin.js";
 import { leftDeviceBytes, stopEverything } from "./stop.js";
 
 export interface RunPlan {
@@ -116,10 +117,11 @@ async function run(plan: RunPlan, folder: RunFolder, log: EventLog, undo: (() =>
   const unusable = recipe.gpus.simulated === null ? checkEnvironment(plan.environment) : null;
   if (unusable !== null) throw new BatonError(unusable);
   const name = randomBytes(6).toString("hex");
-  const socket = makeSocketFolder(plan.environment);
+  // What runs before this one left whose controllers and guards were killed.
+  sweep([socketParent(plan.environment), sharedMemoryFolder()]);
+  const socket = makeSocketFolder(name, plan.environment);
   undo.push(() => socket.remove());
-  const beganMs = Date.now();
-  undo.push(() => removeLeftSharedMemory(beganMs));
+  undo.push(() => removeSharedMemory(socket.path));
   const { nvml, sampler, standin } = await openGpus(recipe, plan.environment, name, undo);
   const gpuBytes = Array.from({ length: config.gpus }, (_, gpu) => nvml.memory(gpu).totalBytes);
   log.onEvent((event) => progress.show(event));
@@ -165,7 +167,7 @@ async function run(plan: RunPlan, folder: RunFolder, log: EventLog, undo: (() =>
       recorder,
       children,
       logFile: (file) => folder.file(`logs/${file}`),
-      socketPath: socket.socketPath,
+      socket,
       token,
       standin,
       stoppedDeadlineMs,

@@ -2,6 +2,7 @@
 import { existsSync, rmSync } from "node:fs";
 import { join } from "node:path";
 import { BatonError } from "../errors.js";
+import { ownedName } from "./ownership.js";
 
 export interface StandinOptions {
   /** Folder with the stand-in libcuda.so.1 and libnvidia-ml.so.1. */
@@ -17,10 +18,17 @@ export interface Standin {
   /** The stand-in libnvidia-ml, for the controller's own NVML. */
   readonly nvmlPath: string;
   readonly environment: Readonly<Record<string, string>>;
+  /** The table, unless the user named one: then others may use it too. */
+  readonly files: readonly string[];
   /** Lets the stand-in NVML of this process find the table too. */
   adopt(): void;
   /** Removes the table: with the last process the devices are gone. */
   remove(): void;
+}
+
+/** Where tables are made. */
+export function sharedMemoryFolder(): string {
+  return existsSync("/dev/shm") ? "/dev/shm" : "/tmp";
 }
 
 /**
@@ -40,8 +48,9 @@ export function makeStandin(run: string, options: StandinOptions, inherited: Nod
       action: "Run `npm run build` (in a checkout) or install gpu-baton again.",
     });
   }
-  const shared = existsSync("/dev/shm") ? "/dev/shm" : "/tmp";
-  const table = inherited.BATON_STANDIN_TABLE ?? join(shared, `baton-${run}.standin`);
+  const shared = sharedMemoryFolder();
+  const named = inherited.BATON_STANDIN_TABLE ?? null;
+  const table = named ?? join(shared, `${ownedName(run)}.standin`);
   const loaderPath = inherited.LD_LIBRARY_PATH;
   const environment: Record<string, string> = {
     LD_LIBRARY_PATH: loaderPath ? `${options.folder}:${loaderPath}` : options.folder,
@@ -60,5 +69,9 @@ export function makeStandin(run: string, options: StandinOptions, inherited: Nod
       if (key.startsWith("BATON_STANDIN_")) process.env[key] = value;
     }
   };
-  return { nvmlPath, environment, adopt, remove: () => rmSync(table, { force: true }) };
+  const files = named === null ? [table] : [];
+  const remove = (): void => {
+    for (const file of files) rmSync(file, { force: true });
+  };
+  return { nvmlPath, environment, files, adopt, remove };
 }

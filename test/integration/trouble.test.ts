@@ -3,7 +3,7 @@
  * (a stop: by its phase's deadline), everything gone within three, no device memory left.
  */
 import { execFileSync } from "node:child_process";
-import { existsSync, readdirSync, readFileSync, rmSync } from "node:fs";
+import { existsSync, linkSync, readdirSync, readFileSync, rmSync } from "node:fs";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { describe, expect, it } from "vitest";
@@ -99,28 +99,45 @@ async function allGone(folder: string, deadlineMs: number, spared = -1): Promise
   }
 }
 
-/** What the stand-in's table says of the memory of each device; the table is removed. */
-function usedBytes(baton: Baton): number[] {
+/** The table of a run's stand-in GPUs. */
+function tableOf(baton: Baton): string {
   const started = baton.events().find((one) => one.type === "started");
   const run = started?.type === "started" ? started.run : "";
-  const table = join("/dev/shm", `baton-${run}.standin`);
-  if (!existsSync(table)) throw new Error(`there is no table ${table}`);
+  const name = readdirSync("/dev/shm").find((one) => one.endsWith(`-${run}.standin`));
+  if (run === "" || name === undefined) throw new Error(`there is no table of run ${run}`);
+  return join("/dev/shm", name);
+}
+
+/** What a table says of the memory of each device. */
+function usedBytes(table: string): number[] {
   const script = `
     import { openNvml } from ${JSON.stringify(join(root, "dist/native.js"))};
     const nvml = await openNvml(process.argv[1]);
     console.log(JSON.stringify(Array.from({ length: nvml.deviceCount }, (_, gpu) => nvml.memory(gpu).usedBytes)));`;
   const library = join(root, "build/Release/standin/libnvidia-ml.so.1");
   const text = execFileSync(process.execPath, ["--input-type=module", "-e", script, library], {
-    env: {
-      ...process.env,
-      BATON_STANDIN_TABLE: table,
-      BATON_STANDIN_DEVICES: "2",
-      BATON_STANDIN_BYTES: String(64 * 2 ** 20),
-    },
+    env: { ...process.env, BATON_STANDIN_TABLE: table },
     encoding: "utf8",
   });
-  rmSync(table);
   return JSON.parse(text) as number[];
+}
+
+/** Kills the controller, and looks at what only it could look at. */
+async function controllerKilled(baton: Baton, folder: string): Promise<void> {
+  // A second name of the table, since the first one goes with the run.
+  const table = tableOf(baton);
+  const kept = `${table}.kept`;
+  linkSync(table, kept);
+  try {
+    process.kill(baton.pid, "SIGKILL");
+    await baton.ended;
+    await allGone(folder, GONE_MS);
+    expect(usedBytes(kept)).toEqual([0, 0]);
+    expect(existsSync(table), "the table of the stand-in GPUs").toBe(false);
+    expect(readdirSync(folder), "the folder of the socket").toEqual(["out"]);
+  } finally {
+    rmSync(kept);
+  }
 }
 
 /** The error blocks of an output: lines that begin with a code. */
@@ -133,14 +150,10 @@ async function killed(phase: NodePhase, victim: Victim): Promise<void> {
     const baton = lightRun(folder, { pauseSeconds: 0.05 });
     try {
       const pid = await meet(baton, phase, victim);
+      if (victim === "controller") return await controllerKilled(baton, folder);
       const at = nowMs();
       process.kill(pid, "SIGKILL");
       const ended = await baton.ended;
-      if (victim === "controller") {
-        await allGone(folder, GONE_MS);
-        expect(usedBytes(baton)).toEqual([0, 0]);
-        return;
-      }
       expect(nowMs() - at, "gone after ms").toBeLessThan(GONE_MS);
       expect(processesWith(folder)).toEqual([]);
       const codes = errorCodes(ended.output);
@@ -153,6 +166,7 @@ async function killed(phase: NodePhase, victim: Victim): Promise<void> {
         left: { processes: 0, deviceBytes: 0 },
         exit: { reason: "failed", code: ended.code },
       });
+      expect(readdirSync(folder)).toEqual(["out"]);
     } finally {
       await baton.dispose();
     }

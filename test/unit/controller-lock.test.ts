@@ -90,7 +90,7 @@ describe("the folder of a run", () => {
 describe("the folder of the socket", () => {
   it("is in XDG_RUNTIME_DIR and only for this user", async () => {
     const { statSync } = await import("node:fs");
-    const made = makeSocketFolder({ XDG_RUNTIME_DIR: folder });
+    const made = makeSocketFolder("run", { XDG_RUNTIME_DIR: folder });
     expect(made.socketPath.startsWith(folder)).toBe(true);
     expect(statSync(join(made.socketPath, "..")).mode & 0o777).toBe(0o700);
     made.remove();
@@ -98,6 +98,6 @@ describe("the folder of the socket", () => {
   });
 
   it("has a path that fits into a socket address", () => {
-    expect(code(() => makeSocketFolder({ TMPDIR: `/tmp/${"x".repeat(100)}` }))).toBe("SOCKET_PATH_TOO_LONG");
+    expect(code(() => makeSocketFolder("run", { TMPDIR: `/tmp/${"x".repeat(100)}` }))).toBe("SOCKET_PATH_TOO_LONG");
   });
 });

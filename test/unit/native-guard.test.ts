@@ -1,5 +1,5 @@
 /** baton-guard: what is below it ends with the controller, however either ends. */
-import { mkdirSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
+import { existsSync, mkdirSync, readdirSync, readFileSync, statSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { describe, expect, test } from "vitest";
@@ -151,6 +151,62 @@ describe("the controller", () => {
   });
 });
 
+describe("what a run leaves in the file system", () => {
+  /** Maps the files that it is given. */
+  const MAP = `
+import mmap, sys, time
+files = [open(path, "r+b") for path in sys.argv[1:]]
+maps = [mmap.mmap(file.fileno(), 4096) for file in files]
+print("mapped", flush=True)
+time.sleep(300)`;
+
+  /** A shell as the controller of a guard, which maps `mine`; `others` are files of others with the same prefix. */
+  async function controlled(): Promise<{ parent: Running; path: (name: string) => string }> {
+    const folder = temporaryFolder();
+    const path = (name: string): string => join(folder, name);
+    mkdirSync(path("socket-folder"));
+    for (const name of ["socket-folder/socket", "table", "other"]) writeFileSync(path(name), "");
+    for (const name of ["shm_mine", "shm_others"]) writeFileSync(path(name), Buffer.alloc(4096));
+    writeFileSync(path("map.py"), MAP);
+    const options = ["--remove", path("socket-folder"), "--remove", path("table"), "--remove", path("never-made")];
+    options.push("--shared-memory", path("shm_"), "--record", path("record"), "--stopped-deadline-ms", "300");
+    const parent = start("bash", [
+      "-c",
+      `start=$(cut -d' ' -f22 /proc/$$/stat); ${guardPath()} --parent $$ --parent-start $start ${options.join(" ")} -- \
+       setsid python3 ${path("map.py")} ${path("shm_mine")} & echo $! > ${path("guard")}; wait`,
+    ]);
+    atEnd(() => {
+      const pid = Number(readFileSync(path("guard"), "utf8"));
+      if (alive(pid)) process.kill(pid, "SIGKILL");
+    });
+    await until("it is mapped", () => parent.output().includes("mapped"));
+    await until("it is noted", () => existsSync(path("record")));
+    return { parent, path };
+  }
+
+  const REMOVED = ["socket-folder", "table", "shm_mine"];
+  const KEPT = ["other", "shm_others"];
+
+  test.each(["SIGKILL", "SIGSTOP"] as const)(
+    "goes when the controller gets %s; files of others stay",
+    async (signal) => {
+      const { parent, path } = await controlled();
+      const { dev, ino } = statSync(path("shm_mine"));
+      expect(readFileSync(path("record"), "utf8")).toBe(`${dev} ${ino} ${path("shm_mine")}\n`);
+      parent.process.kill(signal);
+      await until("it is gone", () => !REMOVED.some((name) => existsSync(path(name))), 3000);
+      for (const name of KEPT) expect(existsSync(path(name)), name).toBe(true);
+    },
+  );
+
+  test("stays with a controller that is there: it may want to look", async () => {
+    const { parent, path } = await controlled();
+    process.kill(Number(readFileSync(path("guard"), "utf8")), "SIGTERM");
+    await parent.exit;
+    for (const name of [...REMOVED, ...KEPT]) expect(existsSync(path(name)), name).toBe(true);
+  });
+});
+
 test.each([
   [[]],
   [["--parent", "1"]],
@@ -158,6 +214,8 @@ test.each([
   [["--parent", "1", "--parent-start", "1"]],
   [["--parent", "1", "--parent-start", "1", "--"]],
   [["--unknown", "1", "--", "true"]],
+  [["--parent", "1", "--parent-start", "1", "--remove", "relative", "--", "true"]],
+  [["--parent", "1", "--parent-start", "1", "--remove", "/", "--", "true"]],
 ])("a wrong command line %j is told", async (args) => {
   const child = start(guardPath(), args);
   expect((await child.exit).code).toBe(125);
