@@ -9,7 +9,8 @@ class DeviceBuffer {
   // Needs a current context.
   static Result<DeviceBuffer> create(const Gpu& gpu, uint64_t bytes) {
     cuda::DevicePointer address = 0;
-    BATON_TRY(gpu.driver().cuMemAlloc(&address, bytes));
+    Status status = gpu.driver().cuMemAlloc(&address, bytes);
+    if (!status) return with_sizes(gpu, bytes, status.error());
     return DeviceBuffer(gpu, address);
   }
   DeviceBuffer(DeviceBuffer&& other) noexcept : gpu_(other.gpu_), address_(other.address_) { other.address_ = 0; }
@@ -28,6 +29,17 @@ class DeviceBuffer {
 
  private:
   DeviceBuffer(const Gpu& gpu, cuda::DevicePointer address) : gpu_(&gpu), address_(address) {}
+
+  // What was wanted and what there is, when that is what is wrong.
+  static Error with_sizes(const Gpu& gpu, uint64_t bytes, Error error) {
+    if (error.driver_result != cuda::kOutOfMemory) return error;
+    error.message = gpu.name() + " has no room for a table of " + std::to_string(bytes) + " bytes. " + error.message;
+    error.expected = std::to_string(bytes) + " bytes free on " + gpu.name();
+    if (const auto memory = gpu.memory()) {
+      error.found = std::to_string(memory->free_bytes) + " of " + std::to_string(memory->total_bytes) + " bytes free";
+    }
+    return error;
+  }
 
   const Gpu* gpu_;
   cuda::DevicePointer address_;

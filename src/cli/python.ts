@@ -7,7 +7,10 @@ import { BatonError } from "../errors.js";
 
 const run = promisify(execFile);
 const PROBE_MS = 60_000;
-export const LOWEST_PYTHON = [3, 10] as const;
+/** First and last minor version of Python 3 that the pinned packages exist for. */
+const LOWEST_MINOR = 10;
+const HIGHEST_MINOR = 12;
+export const SUPPORTED_PYTHON = `Python 3.${LOWEST_MINOR} to 3.${HIGHEST_MINOR}`;
 
 /** What a Python interpreter is and which packages it lacks. */
 export interface PythonProbe {
@@ -72,6 +75,8 @@ export function pythonCandidates(environment: NodeJS.ProcessEnv, packageRoot: st
     join(packageRoot, ".venv/bin/python"),
     findOnPath("python3", environment),
     findOnPath("python", environment),
+    // Where `python3` is too new or too old, as many systems have others beside it.
+    ...minors().map((minor) => findOnPath(`python3.${minor}`, environment)),
   ];
   return [...new Set(candidates.filter((path): path is string => path !== null && isProgram(path)))];
 }
@@ -79,7 +84,8 @@ export function pythonCandidates(environment: NodeJS.ProcessEnv, packageRoot: st
 /**
  * The first Python with all the packages.
  *
- * @throws BatonError PYTHON_MISSING when there is none at all, PYTHON_PACKAGE_MISSING naming the packages otherwise
+ * @throws BatonError PYTHON_MISSING when there is none at all, PYTHON_UNSUPPORTED when each is too old or too new,
+ * PYTHON_PACKAGE_MISSING naming the packages otherwise
  */
 export async function findPython(
   packages: readonly string[],
@@ -91,40 +97,56 @@ export async function findPython(
   for (const path of pythonCandidates(environment, packageRoot, folder)) {
     const probe = await probePython(path, packages);
     if (probe === null) continue;
-    if (probe.missing.length === 0 && isNewEnough(probe)) return probe;
+    if (probe.missing.length === 0 && isSupported(probe)) return probe;
     probes.push(probe);
   }
   throw noPython(probes, packages);
 }
 
-export function isNewEnough({ version: [major, minor] }: Pick<PythonProbe, "version">): boolean {
-  const [lowestMajor, lowestMinor] = LOWEST_PYTHON;
-  return major > lowestMajor || (major === lowestMajor && minor >= lowestMinor);
+export function isSupported({ version: [major, minor] }: Pick<PythonProbe, "version">): boolean {
+  return major === 3 && minor >= LOWEST_MINOR && minor <= HIGHEST_MINOR;
+}
+
+/** Newest first. */
+function minors(): number[] {
+  return Array.from({ length: HIGHEST_MINOR - LOWEST_MINOR + 1 }, (_, back) => HIGHEST_MINOR - back);
+}
+
+/** An error for interpreters that run, none of them of a version that can be used. */
+export function unsupportedPython(probes: readonly Pick<PythonProbe, "path" | "version">[]): BatonError {
+  const found = probes.map(({ path, version }) => `${path} is Python ${version.join(".")}`).join("; ");
+  return new BatonError({
+    code: "PYTHON_UNSUPPORTED",
+    message: `${found}: Baton does not run with it.`,
+    expected: SUPPORTED_PYTHON,
+    found,
+    action: `Install one of ${minors()
+      .map((minor) => `python3.${minor}`)
+      .join(", ")}, or name one in BATON_PYTHON; then run \`baton setup\`.`,
+  });
 }
 
 function noPython(probes: readonly PythonProbe[], packages: readonly string[]): BatonError {
-  const action = "Run `baton setup`, or name a Python that has them in BATON_PYTHON.";
   if (probes.length === 0) {
     return new BatonError({
       code: "PYTHON_MISSING",
       message: "No Python was found.",
-      expected: `Python ${LOWEST_PYTHON.join(".")} or newer (BATON_PYTHON, VIRTUAL_ENV, .venv, or python3 on PATH)`,
+      expected: `${SUPPORTED_PYTHON} (BATON_PYTHON, VIRTUAL_ENV, .venv, or python3 on PATH)`,
       found: "none that runs",
       action: "Install Python, then run `baton setup`.",
     });
   }
-  const nearest = probes.reduce((a, b) => (b.missing.length < a.missing.length ? b : a));
+  const usable = probes.filter(isSupported);
+  if (usable.length === 0) return unsupportedPython(probes);
+  const nearest = usable.reduce((a, b) => (b.missing.length < a.missing.length ? b : a));
   return new BatonError({
     code: "PYTHON_PACKAGE_MISSING",
-    message:
-      nearest.missing.length === 0
-        ? `${nearest.path} is Python ${nearest.version.join(".")}, which is too old.`
-        : `${nearest.path} lacks ${nearest.missing.join(", ")}.`,
-    expected: `Python ${LOWEST_PYTHON.join(".")} or newer with ${packages.join(", ")}`,
+    message: `${nearest.path} lacks ${nearest.missing.join(", ")}.`,
+    expected: `${SUPPORTED_PYTHON} with ${packages.join(", ")}`,
     found: probes
       .map(({ path, version, missing }) => `${path} (${version.join(".")}) without ${missing.join(", ") || "nothing"}`)
       .join("; "),
-    action,
+    action: "Run `baton setup`, or name a Python that has them in BATON_PYTHON.",
   });
 }
 

@@ -4,9 +4,18 @@ import { type Command, InvalidArgumentError } from "commander";
 import { BatonError } from "../errors.js";
 import { loadRecipe, type Override, parseOverride, type RecipeInput, recipeFrom } from "../recipe/index.js";
 import { execute } from "./execute.js";
+import { machineGpus } from "./gpus.js";
 import { setOption } from "./options.js";
 import { packageRoot } from "./package.js";
-import { ENGINE_PACKAGES, findOnPath, findPython, interpreterOf, probePython } from "./python.js";
+import {
+  ENGINE_PACKAGES,
+  findOnPath,
+  findPython,
+  interpreterOf,
+  isSupported,
+  probePython,
+  unsupportedPython,
+} from "./python.js";
 
 interface RunOptions {
   readonly engines?: string;
@@ -43,7 +52,7 @@ export function addRun(program: Command): void {
     .option("--engines <n>", "engines on this node")
     .option("--tp <n>", "tensor parallelism of each engine")
     .option("--model <folder>", "folder with the model's config.json")
-    .option("--gpus <n>", "GPUs of this node to use")
+    .option("--gpus <n>", "GPUs of this node to use (default: all; of stand-in GPUs: as many as are needed)")
     .option("--ranks <n>", "ranks that the command starts on this node")
     .option("--simulated <bytes>", "use stand-in GPUs with so much memory each")
     .option("--out <dir>", "folder for events.jsonl, trace.json, summary.json")
@@ -67,10 +76,11 @@ async function run(words: readonly string[], options: RunOptions): Promise<numbe
       : [{ path: ["engine", "model"], value: resolve(options.model), source: `--model ${options.model}` }]),
     ...options.set.map(parseOverride),
   ];
+  const gpus = await machineGpus();
   const recipe =
     recipePath === null
-      ? recipeFrom({} as RecipeInput, process.cwd(), overrides)
-      : loadRecipe(resolve(recipePath), overrides);
+      ? recipeFrom({} as RecipeInput, process.cwd(), overrides, gpus)
+      : loadRecipe(resolve(recipePath), overrides, gpus);
   const python = await enginePython(command);
   return execute({
     recipe,
@@ -107,13 +117,14 @@ export function splitWords(
 /**
  * The interpreter for the engines: that of the command where it has what engines need, else the usual search.
  *
- * @throws BatonError COMMAND_NOT_FOUND, PYTHON_MISSING, PYTHON_PACKAGE_MISSING
+ * @throws BatonError COMMAND_NOT_FOUND, PYTHON_MISSING, PYTHON_UNSUPPORTED, PYTHON_PACKAGE_MISSING
  */
 async function enginePython(command: readonly string[]): Promise<string> {
   const [program = ""] = command;
   const interpreter = interpreterOf(program, process.env);
   if (interpreter !== null) {
     const probe = await probePython(interpreter, [...new Set([...ENGINE_PACKAGES, ...RANK_PACKAGES])]);
+    if (probe !== null && !isSupported(probe)) throw unsupportedPython([probe]);
     if (probe !== null && probe.missing.length > 0) {
       throw new BatonError({
         code: "PYTHON_PACKAGE_MISSING",

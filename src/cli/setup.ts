@@ -10,11 +10,12 @@ import { BatonError } from "../errors.js";
 import {
   DEMO_PACKAGES,
   findOnPath,
-  isNewEnough,
-  LOWEST_PYTHON,
+  isSupported,
   type PythonProbe,
   probePython,
   pythonCandidates,
+  SUPPORTED_PYTHON,
+  unsupportedPython,
 } from "./python.js";
 
 export interface SetupOptions {
@@ -35,7 +36,7 @@ const LOCK_WAIT_MS = 45 * 60_000;
  * Finds a Python with all packages or makes a `.venv` with pinned ones, then builds what would else be built at the
  * first use. Two at once do not collide: the second waits for the first.
  *
- * @throws BatonError PYTHON_MISSING, SETUP_FAILED
+ * @throws BatonError PYTHON_MISSING, PYTHON_UNSUPPORTED, SETUP_FAILED
  */
 export async function setup(options: SetupOptions): Promise<PythonProbe> {
   const ready = await firstComplete(options);
@@ -62,7 +63,7 @@ export function venvFolder({ packageRoot, folder }: Pick<SetupOptions, "packageR
 async function firstComplete({ environment, packageRoot, folder }: SetupOptions): Promise<PythonProbe | null> {
   for (const path of pythonCandidates(environment, packageRoot, folder)) {
     const probe = await probePython(path, DEMO_PACKAGES);
-    if (probe !== null && probe.missing.length === 0 && isNewEnough(probe)) return probe;
+    if (probe !== null && probe.missing.length === 0 && isSupported(probe)) return probe;
   }
   return null;
 }
@@ -121,16 +122,20 @@ async function makeVenv(venv: string, options: SetupOptions): Promise<PythonProb
   return probe;
 }
 
-/** The newest Python that the user has, whatever packages are in it. */
+/** A Python that the user has, whatever packages are in it. */
 async function basePython({ environment, packageRoot, folder }: SetupOptions): Promise<string> {
+  const others: PythonProbe[] = [];
   for (const path of pythonCandidates(environment, packageRoot, folder)) {
     const probe = await probePython(path, []);
-    if (probe !== null && isNewEnough(probe)) return path;
+    if (probe === null) continue;
+    if (isSupported(probe)) return path;
+    others.push(probe);
   }
+  if (others.length > 0) throw unsupportedPython(others);
   throw new BatonError({
     code: "PYTHON_MISSING",
     message: "No Python was found to make a virtual environment with.",
-    expected: `Python ${LOWEST_PYTHON.join(".")} or newer on PATH, or in BATON_PYTHON`,
+    expected: `${SUPPORTED_PYTHON} on PATH, or in BATON_PYTHON`,
     found: "none that runs",
     action: "Install Python (Debian, Ubuntu: apt install python3 python3-venv).",
   });

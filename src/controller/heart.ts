@@ -7,7 +7,7 @@ import type { Progress } from "../report/progress.js";
 import type { Child } from "./children.js";
 import type { Bystanders } from "./ending.js";
 import type { BatonNode } from "./node.js";
-import { isStopped, phaseDeadlineMs, StopWatch, stoppedFailure, type Watched } from "./patience.js";
+import { isStopped, StopWatch, stopDeadlineMs, stoppedFailure, type Watched } from "./patience.js";
 import type { Recorder } from "./recorder.js";
 
 const BEAT_MS = 1_000;
@@ -67,10 +67,11 @@ export class Heart {
     this.#lastBeatMs = nowMs();
     this.#pings += 1;
     node.server.broadcast({ type: "ping", seq: this.#pings });
-    const patienceMs = phaseDeadlineMs(node.state.config.deadlines, recorder.phase);
-    const late = this.#stopWatch.look(this.#watched(), nowMs(), patienceMs);
+    const deadlineMs = stopDeadlineMs(node.state.config.deadlines, recorder.phase);
+    const late = this.#stopWatch.look(this.#watched(), nowMs(), deadlineMs);
     if (late !== null) {
-      node.fail(stoppedFailure([late], `no process that is stopped for more than ${patienceMs} ms in this phase`));
+      const expected = `no process that is stopped for more than the deadline of its phase, ${late.deadlineMs} ms`;
+      node.fail(stoppedFailure([late.who], expected));
     }
   }
 

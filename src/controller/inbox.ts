@@ -95,8 +95,7 @@ export class Inbox {
     const rank = connection.client.index;
     switch (message.type) {
       case "manifest":
-        this.#manifest(rank, message);
-        return { type: "manifest", rank, signature: manifestSignature(message) };
+        return this.#manifest(connection.client, rank, message);
       case "arrive":
         return { type: "arrived", rank, epoch: message.epoch };
       case "released":
@@ -156,16 +155,19 @@ export class Inbox {
     }
   }
 
-  /** Keeps a manifest; when all ranks have sent theirs, checks what they say together. @throws BatonError */
-  #manifest(rank: number, manifest: Manifest): void {
+  /** Keeps a manifest; when all ranks have sent theirs, checks what they say together. */
+  #manifest(client: Client, rank: number, manifest: Manifest): Event {
     const { manifests } = this.#weights;
     const isFirst = !manifests.has(rank);
     this.#weights.manifest(rank, manifest);
-    if (manifests.size < this.#options.rankCount()) return;
+    const event: Event = { type: "manifest", rank, signature: manifestSignature(manifest) };
+    if (manifests.size < this.#options.rankCount()) return event;
     if (isFirst) this.#recorder.model(manifests);
     const all = [...manifests].sort(([a], [b]) => a - b).map(([index, one]) => ({ rank: index, manifest: one }));
-    const failure = checkPieces(all) ?? checkGpus(this.#options.config, all, this.#engineBytes, this.#options.nvml);
-    if (failure !== null) throw new BatonError(failure);
+    const wrong = checkPieces(all);
+    if (wrong !== null) return { type: "invalid", client, failure: wrong };
+    const small = checkGpus(this.#options.config, all, this.#engineBytes, this.#options.nvml);
+    return small === null ? event : { type: "invalid", client, failure: small.failure, gpus: [small.gpu] };
   }
 }
 

@@ -13,7 +13,7 @@ export function checkGpus(
   ranks: readonly { readonly rank: number; readonly manifest: Manifest }[],
   engines: ReadonlyMap<number, { readonly weightBytes: number; readonly cacheBytes: number }>,
   nvml: Pick<Nvml, "memory">,
-): Failure | null {
+): { readonly gpu: number; readonly failure: Failure } | null {
   for (const { rank, manifest } of ranks) {
     const engine = engineOnGpu(config, rank);
     const bytes = engine === null ? undefined : engines.get(engine);
@@ -25,7 +25,7 @@ export function checkGpus(
       stateBytes: manifest.stateBytes,
       parameterBytes: pieceBytes(manifest),
     });
-    if (failure !== null) return failure;
+    if (failure !== null) return { gpu: rank, failure };
   }
   return null;
 }

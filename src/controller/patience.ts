@@ -3,7 +3,7 @@ import type { NodePhase } from "../phases/commands.js";
 import type { Deadlines } from "../phases/config.js";
 import type { Failure } from "../protocol/messages.js";
 
-/** The longest wait of a phase, in ms. */
+/** How long a phase may last, all its waits one after the other, in ms. */
 export function phaseDeadlineMs(deadlines: Deadlines, phase: NodePhase): number {
   const byPhase: Readonly<Record<NodePhase, number>> = {
     start: deadlines.startMs,
@@ -23,6 +23,15 @@ export function phaseDeadlineMs(deadlines: Deadlines, phase: NodePhase): number 
   return byPhase[phase];
 }
 
+/** How long a process may be stopped in a phase, in ms: as long as the longest of the phase's waits. */
+export function stopDeadlineMs(deadlines: Deadlines, phase: NodePhase): number {
+  const { releaseMs, roomMs, wakeMs, resumeMs } = deadlines;
+  if (phase === "wake") return Math.max(roomMs, wakeMs);
+  if (phase === "cache") return Math.max(releaseMs, roomMs, wakeMs);
+  if (phase === "resume") return Math.max(roomMs, resumeMs);
+  return phaseDeadlineMs(deadlines, phase);
+}
+
 export interface Watched {
   readonly name: string;
   readonly pid: number;
@@ -30,20 +39,31 @@ export interface Watched {
   readonly state: string;
 }
 
+/** A process that has been stopped for too long. */
+export interface Late {
+  readonly who: Watched;
+  /** Of the phase in which it was stopped. */
+  readonly deadlineMs: number;
+}
+
 /**
  * Finds processes that are stopped (SIGSTOP, Ctrl-Z, a debugger). A client that owes an answer is found by the
- * deadline of its phase anyway; a launcher owes none and is found here.
+ * deadline of its phase anyway; one that owes none yet, or a launcher, is found here: after one deadline, that of the
+ * phase in which it was stopped, however many phases go on without it.
  */
 export class StopWatch {
-  /** When each was first seen stopped, by process id. */
-  #since = new Map<number, number>();
+  /** When each was first seen stopped, and how long it may be, by process id. */
+  #stopped = new Map<number, { readonly sinceMs: number; readonly deadlineMs: number }>();
 
-  /** Looks at all of them now. @returns the one that has been stopped for longest, if for more than `deadlineMs` */
-  look(watched: readonly Watched[], nowMs: number, deadlineMs: number): Watched | null {
+  /** Looks at all of them now. @returns the one that has been stopped for longest, if for too long */
+  look(watched: readonly Watched[], nowMs: number, deadlineMs: number): Late | null {
     const stopped = watched.filter((who) => isStopped(who.state));
-    this.#since = new Map(stopped.map(({ pid }) => [pid, this.#since.get(pid) ?? nowMs]));
-    const late = stopped.filter(({ pid }) => nowMs - (this.#since.get(pid) ?? nowMs) > deadlineMs);
-    return late.sort((a, b) => (this.#since.get(a.pid) ?? 0) - (this.#since.get(b.pid) ?? 0))[0] ?? null;
+    this.#stopped = new Map(stopped.map(({ pid }) => [pid, this.#stopped.get(pid) ?? { sinceMs: nowMs, deadlineMs }]));
+    const late = stopped.flatMap((who) => {
+      const seen = this.#stopped.get(who.pid);
+      return seen === undefined || nowMs - seen.sinceMs <= seen.deadlineMs ? [] : [{ who, ...seen }];
+    });
+    return late.sort((a, b) => a.sinceMs - b.sinceMs)[0] ?? null;
   }
 }
 

@@ -1,7 +1,7 @@
 /** A whole run on one node: from nothing to nothing left, with its reports. */
 import { randomBytes } from "node:crypto";
 import { BatonError, toBatonError } from "../errors.js";
-import { becomeSubreaper, monotonicNs, type Nvml } from "../native.js";
+import { becomeSubreaper, monotonicNs, type Nvml, processInfo } from "../native.js";
 import type { EndReason, PhaseConfig } from "../phases/index.js";
 import type { Failure } from "../protocol/messages.js";
 import { checkEnvironment, checkRecipeAndModel, phaseConfig, type Recipe, readModelConfig } from "../recipe/index.js";
@@ -199,7 +199,7 @@ async function finish(end: EndCommand, running: Running): Promise<RunEnd> {
   const failure = await explain(end, {
     nvml,
     ledger: ledgerOf(log.events),
-    nameOf: (pid) => node.server.connections.find((connection) => connection.pid === pid)?.name ?? null,
+    nameOf: (pid) => nameOf(pid, node, children),
     stopped: heart.stopped(),
     pausedMs: heart.pausedMs(),
     stoppedDeadlineMs: running.stoppedDeadlineMs,
@@ -222,6 +222,17 @@ async function finish(end: EndCommand, running: Running): Promise<RunEnd> {
   const deviceBytes = await leftDeviceBytes(nvml, config.gpus, isOurs);
   log.add({ type: "left", processes: left, deviceBytes });
   return { reason: end.reason, exitCode: end.exitCode, failure, logs: logsOf(failure, children) };
+}
+
+/** A process of the run in words: a client, or what is below a guard and has not said hello. */
+function nameOf(pid: number, node: BatonNode, children: readonly Child[]): string | null {
+  const connection = node.server.connections.find((one) => one.pid === pid);
+  if (connection !== undefined) return connection.name;
+  for (let info = processInfo(pid); info !== null && info.ppid > 1; info = processInfo(info.ppid)) {
+    const child = children.find((one) => one.pid === info?.ppid);
+    if (child !== undefined) return `a process of ${child.name === "launcher" ? "the command" : child.name}`;
+  }
+  return null;
 }
 
 /** The logs that may say more about a failure: of the engine that it names, else of the command. */

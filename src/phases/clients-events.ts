@@ -3,7 +3,7 @@ import type { Failure } from "../protocol/messages.js";
 import { type Client, clientName } from "./clients.js";
 import { firstGpu } from "./config.js";
 import type { Event } from "./events.js";
-import { connectionLost, died, ranksDisagree, topologyMismatch, unexpected } from "./failures.js";
+import { connectionLost, died, gpusOfFailure, ranksDisagree, topologyMismatch, unexpected } from "./failures.js";
 import { newRank } from "./state.js";
 import type { Step } from "./step.js";
 import { checkTopology } from "./topology.js";
@@ -102,7 +102,8 @@ export function onGoodbye(step: Step, event: EventOf<"goodbye">): void {
 }
 
 export function onFailed(step: Step, client: Client, failure: Failure): void {
-  step.fail({ ...failure, message: `${clientName(client)}: ${failure.message}` });
+  const gpus = gpusOfFailure(step.state.config, client, failure);
+  step.fail({ ...failure, message: `${clientName(client)}: ${failure.message}` }, gpus);
 }
 
 export function onProcessDied(step: Step, event: EventOf<"processDied">): void {

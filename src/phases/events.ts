@@ -99,7 +99,13 @@ export type Event =
   /** A client says that it cannot go on. */
   | { readonly type: "failed"; readonly client: Client; readonly failure: Failure }
   /** The shell found something wrong: a frame that is not valid, prompts that cannot be gathered, … */
-  | { readonly type: "invalid"; readonly client: Client | null; readonly failure: Failure }
+  | {
+      readonly type: "invalid";
+      readonly client: Client | null;
+      readonly failure: Failure;
+      /** GPUs whose holders belong into the error. */
+      readonly gpus?: readonly number[];
+    }
   | { readonly type: "processDied"; readonly client: Client; readonly exit: ProcessExit }
   /** The connection of a client ended; every frame it sent before has been given to the machine. */
   | {

@@ -1,6 +1,7 @@
 /** The errors of the state machine, in the words that the user reads. */
 import type { Failure } from "../protocol/messages.js";
 import { type Client, clientName } from "./clients.js";
+import { engineGpus, firstGpu, type PhaseConfig } from "./config.js";
 import type { ProcessExit } from "./events.js";
 import type { Wait } from "./waits.js";
 
@@ -13,6 +14,17 @@ export class Trouble extends Error {
   ) {
     super(failure.message);
   }
+}
+
+/** Codes of failures that are about the memory of a GPU: who holds it belongs into the error. */
+const ABOUT_MEMORY: ReadonlySet<string> = new Set(["OUT_OF_MEMORY", "CUDA_OUT_OF_MEMORY"]);
+
+/** GPUs whose holders belong into a failure that a client reported: its own, when it ran out of memory. */
+export function gpusOfFailure(config: PhaseConfig, client: Client | null, { code }: Failure): number[] {
+  if (client === null || !ABOUT_MEMORY.has(code)) return [];
+  if (client.role === "rank") return [client.index];
+  if (client.role === "engine") return engineGpus(config, client.index);
+  return [firstGpu(config, client.engine) + client.index];
 }
 
 /** "rank 1, rank 3 and engine 0"; `nobody` when there is none. */

@@ -2,7 +2,7 @@
 
 import { engineGpus } from "./config.js";
 import type { Event, FreeMemory } from "./events.js";
-import type { EngineState, RankState, RoomWait } from "./state.js";
+import type { EngineState, RankState, RoomWait, State } from "./state.js";
 import type { Step } from "./step.js";
 import { asClient, releasesBeside } from "./waits.js";
 
@@ -54,11 +54,10 @@ export function onRoom(step: Step, event: Extract<Event, { type: "room" }>): voi
 
 function onEngineRoom(step: Step, engine: EngineState, room: RoomWait, measured: readonly FreeMemory[]): void {
   const forWeights = engine.stage === "roomForWeights";
-  const needBytes = forWeights ? engine.weightBytes : engine.cacheBytes;
   const gpus = engineGpus(step.state.config, engine.index);
-  engine.room = noteMeasurement(room, gpus, needBytes, measured);
+  engine.room = noteMeasurement(room, gpus, (gpu) => neededBytes(step.state, engine, gpu), measured);
   if (engine.room !== null) {
-    if (step.state.config.release === "needed") askForRoom(step, engine, engine.room, needBytes, measured);
+    if (step.state.config.release === "needed") askForRoom(step, engine, engine.room, measured);
     return;
   }
   engine.seq = step.seq();
@@ -74,15 +73,24 @@ function onEngineRoom(step: Step, engine: EngineState, room: RoomWait, measured:
   }
 }
 
+/** What an engine that waits for room needs on one of its GPUs. */
+function neededBytes(state: State, engine: EngineState, gpu: number): number {
+  if (engine.stage === "roomForWeights") return engine.weightBytes;
+  return Math.max(engine.cacheBytes, laterBytes(state, engine, gpu));
+}
+
+/**
+ * What must be free beside the engine's weights so that the rank there finds room for all it gave back when the engine
+ * sleeps again. Asked for before the cache wakes: what an engine keeps for good is known then, and nothing is generated.
+ */
+function laterBytes(state: State, engine: EngineState, gpu: number): number {
+  return (state.ranks[gpu]?.releasedBytes ?? 0) - engine.weightBytes;
+}
+
 /** Release as needed: each rank beside the engine gives back what its GPU lacks, once a stage. */
-function askForRoom(
-  step: Step,
-  engine: EngineState,
-  room: RoomWait,
-  needBytes: number,
-  measured: readonly FreeMemory[],
-): void {
+function askForRoom(step: Step, engine: EngineState, room: RoomWait, measured: readonly FreeMemory[]): void {
   const forWeights = engine.stage === "roomForWeights";
+  const needBytes = forWeights ? engine.weightBytes : engine.cacheBytes;
   for (const rank of step.ranksBeside(engine)) {
     if (!room.gpus.includes(rank.index) || rank.phase !== (forWeights ? "arrived" : "exported")) continue;
     const freeBytes = measured.find(({ gpu }) => gpu === rank.index)?.freeBytes ?? null;
@@ -100,7 +108,7 @@ export function release(step: Step, rank: RankState, stage: "optimizer" | "all",
 }
 
 function onRankRoom(step: Step, rank: RankState, room: RoomWait, measured: readonly FreeMemory[]): void {
-  rank.room = noteMeasurement(room, [rank.index], rank.releasedBytes, measured);
+  rank.room = noteMeasurement(room, [rank.index], () => rank.releasedBytes, measured);
   if (rank.room === null) resume(step, rank);
 }
 
@@ -116,12 +124,12 @@ export function resume(step: Step, rank: RankState): void {
 function noteMeasurement(
   room: RoomWait,
   gpus: readonly number[],
-  needBytes: number,
+  needBytes: (gpu: number) => number,
   measured: readonly FreeMemory[],
 ): RoomWait | null {
   const lacking = gpus.flatMap((gpu) => {
     const freeBytes = measured.find((one) => one.gpu === gpu)?.freeBytes ?? null;
-    return freeBytes !== null && freeBytes >= needBytes ? [] : [{ gpu, freeBytes }];
+    return freeBytes !== null && freeBytes >= needBytes(gpu) ? [] : [{ gpu, freeBytes }];
   });
   if (lacking.length === 0) return null;
   return {
@@ -139,13 +147,33 @@ function noteMeasurement(
 export function onNoRoom(step: Step, key: string): void {
   const engine = step.state.engines.find((one) => one.room && key === `room: engine ${one.index}`);
   const rank = step.state.ranks.find((one) => one.room && key === `room: rank ${one.index}`);
-  const room = engine?.room ?? rank?.room;
-  if (!room) return;
-  const part = engine?.stage === "roomForWeights" ? "weights" : "cache";
-  const who = engine ? `the ${part} of engine ${engine.index}` : `rank ${rank?.index} to take its memory back`;
-  const needBytes = engine ? (part === "weights" ? engine.weightBytes : engine.cacheBytes) : (rank?.releasedBytes ?? 0);
-  const gpus =
-    room.gpus.length > 0 ? room.gpus : engine ? engineGpus(step.state.config, engine.index) : [rank?.index ?? 0];
+  if (engine?.room) noRoom(step, engine.room, engineGpus(step.state.config, engine.index), missingOf(step, engine));
+  if (rank?.room) {
+    const who = `rank ${rank.index} to take its memory back`;
+    noRoom(step, rank.room, [rank.index], { who, needBytes: rank.releasedBytes });
+  }
+}
+
+interface Missing {
+  readonly who: string;
+  readonly needBytes: number;
+}
+
+/** What an engine lacks room for: its own memory, or what a rank gave back for it and will want again. */
+function missingOf({ state }: Step, engine: EngineState): Missing {
+  if (engine.stage === "roomForWeights") {
+    return { who: `the weights of engine ${engine.index}`, needBytes: engine.weightBytes };
+  }
+  const cache = { who: `the cache of engine ${engine.index}`, needBytes: engine.cacheBytes };
+  const later = (engine.room?.gpus ?? []).map((gpu) => ({
+    who: `rank ${gpu} to take its memory back once engine ${engine.index} sleeps again`,
+    needBytes: laterBytes(state, engine, gpu),
+  }));
+  return later.reduce<Missing>((most, one) => (one.needBytes > most.needBytes ? one : most), cache);
+}
+
+function noRoom(step: Step, room: RoomWait, all: readonly number[], { who, needBytes }: Missing): never {
+  const gpus = room.gpus.length > 0 ? room.gpus : all;
   step.fail(
     {
       code: "ROOM_NOT_AVAILABLE",
@@ -153,7 +181,8 @@ export function onNoRoom(step: Step, key: string): void {
       expected: `${needBytes} bytes free on GPU ${gpus.join(", ")} within ${step.state.config.deadlines.roomMs} ms`,
       found: room.lacking === "" ? "no measurement" : room.lacking,
       action:
-        "Free what holds the memory, make engine.cacheBytes or the training state smaller, or use `release: all`.",
+        "Free what holds the memory, make engine.cacheBytes or the training state smaller, use larger GPUs or more " +
+        "tensor parallelism, or `release: needed` where both fit side by side.",
     },
     gpus,
   );

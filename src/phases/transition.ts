@@ -91,7 +91,7 @@ const HANDLERS: Handlers = {
     finishIfDone(step);
   },
   failed: (step, event) => onFailed(step, event.client, event.failure),
-  invalid: (step, event) => step.fail(event.failure),
+  invalid: (step, event) => step.fail(event.failure, event.gpus),
   processDied: onProcessDied,
   connectionLost: onConnectionLost,
   launcherExited: (step, event) => {

@@ -3,6 +3,7 @@ import { readFileSync } from "node:fs";
 import { dirname, resolve } from "node:path";
 import { type Document, isNode, isPair, LineCounter, type Pair, parseDocument, parse as parseYaml } from "yaml";
 import { BatonError } from "../errors.js";
+import { withGpuCount } from "./gpus.js";
 import { describeIssues, type Problem } from "./problems.js";
 import { type Recipe, type RecipeInput, recipeSchema } from "./schema.js";
 
@@ -44,9 +45,14 @@ export function parseOverride(text: string): Override {
 /**
  * Reads the recipe in this file. `engine.model` becomes absolute, from the folder of the file.
  *
- * @throws BatonError RECIPE_NOT_FOUND, RECIPE_SYNTAX, RECIPE_UNKNOWN_KEY, RECIPE_INVALID
+ * @param machineGpus GPUs of the machine, for a recipe that does not say how many to use; null: none that is known
+ * @throws BatonError RECIPE_NOT_FOUND, RECIPE_SYNTAX, RECIPE_UNKNOWN_KEY, RECIPE_INVALID, GPUS_NOT_FOUND
  */
-export function loadRecipe(path: string, overrides: readonly Override[] = []): Recipe {
+export function loadRecipe(
+  path: string,
+  overrides: readonly Override[] = [],
+  machineGpus: number | null = null,
+): Recipe {
   let text: string;
   try {
     text = readFileSync(path, "utf8");
@@ -59,7 +65,7 @@ export function loadRecipe(path: string, overrides: readonly Override[] = []): R
       action: "Give the path of a recipe, before the two dashes and the command.",
     });
   }
-  return parseRecipe(text, { file: path, folder: dirname(path), overrides });
+  return parseRecipe(text, { file: path, folder: dirname(path), overrides, machineGpus });
 }
 
 export interface RecipeSource {
@@ -68,10 +74,12 @@ export interface RecipeSource {
   /** What `engine.model` is relative to. */
   readonly folder: string;
   readonly overrides?: readonly Override[];
+  /** As of `loadRecipe`. */
+  readonly machineGpus?: number | null;
 }
 
 /** As `loadRecipe`, from text. */
-export function parseRecipe(text: string, { file, folder, overrides = [] }: RecipeSource): Recipe {
+export function parseRecipe(text: string, { file, folder, overrides = [], machineGpus = null }: RecipeSource): Recipe {
   const lines = new LineCounter();
   const document = parseDocument(text, { lineCounter: lines, prettyErrors: false });
   const syntax = document.errors[0];
@@ -83,7 +91,7 @@ export function parseRecipe(text: string, { file, folder, overrides = [] }: Reci
     // An alias of nothing, or so many that they would fill the memory: found only when they are followed.
     throw notYaml(file, error instanceof Error ? error.message : String(error));
   }
-  return checkRecipe(value, folder, overrides, (problem) => {
+  return checkRecipe(value, folder, overrides, machineGpus, (problem) => {
     const at = positionOf(document, problem.path);
     return at === null ? file : place(file, lines, at);
   });
@@ -100,21 +108,27 @@ function notYaml(where: string, found: string): BatonError {
 }
 
 /** A recipe that was made by a program. */
-export function recipeFrom(input: RecipeInput, folder: string, overrides: readonly Override[] = []): Recipe {
-  return checkRecipe(structuredClone(input), folder, overrides, () => "the recipe");
+export function recipeFrom(
+  input: RecipeInput,
+  folder: string,
+  overrides: readonly Override[] = [],
+  machineGpus: number | null = null,
+): Recipe {
+  return checkRecipe(structuredClone(input), folder, overrides, machineGpus, () => "the recipe");
 }
 
 function checkRecipe(
   value: unknown,
   folder: string,
   overrides: readonly Override[],
+  machineGpus: number | null,
   placeOf: (problem: Problem) => string,
 ): Recipe {
   const merged = overrides.reduce(merge, value);
   const result = recipeSchema.safeParse(merged);
   if (result.success) {
     const { engine } = result.data;
-    return { ...result.data, engine: { ...engine, model: resolve(folder, engine.model) } };
+    return withGpuCount({ ...result.data, engine: { ...engine, model: resolve(folder, engine.model) } }, machineGpus);
   }
   const problems = describeIssues(result.error.issues, merged);
   const first = problems[0] as Problem;

@@ -96,6 +96,9 @@ function unwrap(schema: unknown): unknown {
   return option ?? schema;
 }
 
+/** How what must be there is given on the command line. */
+const OPTIONS: Readonly<Record<string, string>> = { "engine.model": " (or --model FOLDER)" };
+
 function invalid(path: readonly string[], expected: string, value: unknown): Problem {
   const name = path.length === 0 ? "the recipe" : `\`${path.join(".")}\``;
   const missing = value === undefined;
@@ -105,7 +108,7 @@ function invalid(path: readonly string[], expected: string, value: unknown): Pro
     message: missing ? `${name} is missing` : `${name} is not valid`,
     expected,
     found: missing ? "nothing" : (JSON.stringify(value) ?? String(value)),
-    action: missing ? `Add ${name}.` : `Change ${name}.`,
+    action: missing ? `Add ${name}${OPTIONS[path.join(".")] ?? ""}.` : `Change ${name}.`,
   };
 }
 

@@ -74,7 +74,13 @@ const simulated = z.strictObject({
 });
 
 const gpus = z.strictObject({
-  count: count.describe("GPUs of the node to use, from GPU 0. Local rank l computes on GPU l."),
+  count: z
+    .union([count, z.null()], { error: "expected a whole number of at least 1, or null" })
+    .default(null)
+    .describe(
+      "GPUs of the node to use, from GPU 0. Local rank l computes on GPU l. null: all that the machine has; of stand-in " +
+        "GPUs as many as the engines and `ranks` need.",
+    ),
   simulated: z
     .union([simulated, z.null()], { error: "expected null, or a map with memoryBytes" })
     .default(null)
@@ -132,8 +138,8 @@ const deadlines = z.strictObject({
 });
 
 export const recipeSchema = z.strictObject({
-  engine: engine.describe("The engines that generate."),
-  gpus: gpus.describe("The GPUs of this node."),
+  engine: engine.prefault({} as z.input<typeof engine>).describe("The engines that generate."),
+  gpus: gpus.prefault({}).describe("The GPUs of this node."),
   ranks: z
     .union([count, z.null()])
     .default(null)
@@ -153,8 +159,12 @@ export const recipeSchema = z.strictObject({
 
 /** A recipe as written: defaults may be left out. */
 export type RecipeInput = z.input<typeof recipeSchema>;
+/** What the schema makes of it; the number of GPUs may not be known yet. */
+export type ParsedRecipe = z.output<typeof recipeSchema>;
 /** A recipe with every default filled in, except the bounds that depend on the dtype (`logprobBounds`). */
-export type Recipe = z.output<typeof recipeSchema>;
+export interface Recipe extends Omit<ParsedRecipe, "gpus"> {
+  readonly gpus: Omit<ParsedRecipe["gpus"], "count"> & { readonly count: number };
+}
 
 /** Bounds of logprob differences between trainer and engine. */
 export interface LogprobBounds {

@@ -10,8 +10,8 @@ function codes({ output }: Ended): string[] {
   return [...output.matchAll(/^([A-Z][A-Z0-9_]{3,}): /gm)].map((match) => match[1] as string);
 }
 
-/** A light run that must fail with this error. */
-async function refused(code: string, options: LightOptions): Promise<Ended> {
+/** A light run that must fail with this error; with the phases that it came to. */
+async function refused(code: string, options: LightOptions): Promise<Ended & { readonly phases: string[] }> {
   return withFolder(async (folder) => {
     const baton = lightRun(folder, options);
     const ended = await baton.ended;
@@ -21,7 +21,7 @@ async function refused(code: string, options: LightOptions): Promise<Ended> {
     expect(baton.summary()).toMatchObject({ exit: { reason: "failed", code: 1 } });
     expect(eventsOf(baton.events(), "exit")[0]?.failure?.code).toBe(code);
     expect(processesWith(folder)).toEqual([]);
-    return ended;
+    return { ...ended, phases: eventsOf(baton.events(), "phase").map(({ to }) => to) };
   });
 }
 
@@ -45,6 +45,28 @@ describe("a run is refused", () => {
   it("when a GPU is too small for the engine", async () => {
     const ended = await refused("OUT_OF_MEMORY", { words: ["--simulated", "20MiB"], set: ["engine.cacheBytes=30MiB"] });
     expect(ended.output).toMatch(/GPU 0 has no room/);
+    expect(ended.output).toMatch(/GPU 0: 20\.0 MiB of 20\.0 MiB in use; .*processes there: .*engine 0/);
+  });
+
+  it("when a GPU is a little too small, before anything is generated, with who holds what", async () => {
+    // 18 MiB of training and 4 MiB that a worker keeps for its tables do not fit; either has room without the other.
+    const ended = await refused("ROOM_NOT_AVAILABLE", {
+      words: ["--simulated", "22MiB", "--ranks", "1", "--gpus", "1"],
+      ranks: 1,
+      set: ["deadlines.roomMs=500"],
+    });
+    expect(ended.output).toMatch(/no room for rank 0 to take its memory back once engine 0 sleeps again/);
+    expect(ended.output).toMatch(/GPU 0: .* of 22\.0 MiB in use; held by weights of engine 0 2\.0 MiB/);
+    expect(ended.output).toMatch(/processes there: .*rank 0 \(\d+\) .*worker 0 of engine 0 \(\d+\)/);
+    expect(ended.phases).toContain("cache");
+    expect(ended.phases).not.toContain("generate");
+  });
+
+  it("when a worker finds no room for its tables, with who holds what", async () => {
+    const environment = { BATON_STANDIN_FAULTS: "cuMemAlloc:after=1:result=2:role=engine" };
+    const ended = await refused("CUDA_OUT_OF_MEMORY", { environment });
+    expect(ended.output).toMatch(/expected: \d+ bytes free on GPU \d/);
+    expect(ended.output).toMatch(/found: .*bytes free; GPU \d: .*held by .*training of rank \d/);
   });
 
   it("when a GPU is too small for a training state whose moments do not exist yet", async () => {
@@ -104,8 +126,8 @@ describe("a run is refused", () => {
           "run",
           "--model",
           join(fixtures, "light_model"),
-          "--gpus",
-          "1",
+          "--simulated",
+          "64MiB",
           "--out",
           join(folder, "out"),
           "--",
@@ -118,6 +140,39 @@ describe("a run is refused", () => {
       expect(ended.output).toContain("msgspec");
       expect(ended.output).toContain("baton setup");
       expect(ended.code).toBe(1);
+    });
+  });
+
+  it("when Python is too new, at once", async () => {
+    await withFolder(async (folder) => {
+      writeFileSync(join(folder, "sitecustomize.py"), 'import sys\nsys.version_info = (3, 13, 0, "final", 0)\n');
+      const newer = join(folder, "python3");
+      writeFileSync(newer, `#!/bin/sh\nPYTHONPATH=${folder} exec ${python} "$@"\n`, { mode: 0o755 });
+      const words = ["run", "--model", join(fixtures, "light_model"), "--simulated", "64MiB", "--", newer, "x.py"];
+      const ended = await new Baton(folder, words, { BATON_PYTHON: "" }).ended;
+      expect(codes(ended)).toEqual(["PYTHON_UNSUPPORTED"]);
+      expect(ended.output).toContain("Python 3.10 to 3.12");
+      expect(ended.output).toContain(`${newer} is Python 3.13`);
+      expect(ended.code).toBe(1);
+    });
+  });
+
+  it("when there is no GPU and no word of how many", async () => {
+    await withFolder(async (folder) => {
+      const words = [
+        "run",
+        "--model",
+        join(fixtures, "light_model"),
+        "--out",
+        join(folder, "out"),
+        "--",
+        python,
+        "x.py",
+      ];
+      const ended = await new Baton(folder, words, { BATON_PYTHON: python }).ended;
+      expect(codes(ended)).toEqual(["GPUS_NOT_FOUND"]);
+      for (const option of ["--gpus N", "--simulated"]) expect(ended.output).toContain(option);
+      expect(existsSync(join(folder, "out"))).toBe(false);
     });
   });
 

@@ -34,6 +34,8 @@ const GONE_MS = 3_000;
 /** Of every phase but the start, for stopped processes. */
 const DEADLINE_MS = 2_500;
 const START_MS = 15_000;
+/** Stopped processes are looked for once a second: at first to see them, at last to see that time is up. */
+const SEEN_MS = 2_000;
 /** A start that must come to its end, on a busy machine. */
 const BUSY_START_MS = 100_000;
 
@@ -210,8 +212,7 @@ async function stopped(phase: NodePhase, victim: Victim): Promise<void> {
         return;
       }
       const ended = await baton.ended;
-      // A stop may be met in the next phase, whose deadline then begins anew; a wake has two waits in it.
-      const allowed = (phase === "start" ? START_MS : 2 * DEADLINE_MS) + 2 * DEADLINE_MS + GONE_MS;
+      const allowed = (phase === "start" ? START_MS : DEADLINE_MS) + SEEN_MS + GONE_MS;
       expect(nowMs() - at, "gone after ms").toBeLessThan(allowed);
       expect(errorCodes(ended.output), ended.output).toEqual(["PROCESS_STOPPED"]);
       expect(ended.output).toContain(victim);

@@ -1,10 +1,10 @@
-import { chmodSync, mkdirSync, mkdtempSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
+import { chmodSync, existsSync, mkdirSync, mkdtempSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterEach, beforeEach, describe, expect, it } from "vitest";
 import { findOnPath, findPython, interpreterOf, probePython, pythonCandidates } from "../../src/cli/python.js";
 import { splitWords } from "../../src/cli/run.js";
-import { venvFolder } from "../../src/cli/setup.js";
+import { setup, venvFolder } from "../../src/cli/setup.js";
 import { BatonError } from "../../src/errors.js";
 
 let folder: string;
@@ -46,6 +46,46 @@ describe("a Python", () => {
       action: expect.stringContaining("baton setup"),
     });
     await expect(findPython([], { PATH: "" }, folder, folder)).rejects.toMatchObject({ code: "PYTHON_MISSING" });
+  });
+
+  describe("that is too new or too old", () => {
+    /** The interpreter of the tests, which says that it is of another version. */
+    const claiming = (minor: number): string => {
+      const site = join(folder, `site-3.${minor}`);
+      mkdirSync(site, { recursive: true });
+      const claim = `import sys\nsys.version_info = (3, ${minor}, 1, "final", 0)\n`;
+      writeFileSync(join(site, "sitecustomize.py"), claim);
+      return program(join(folder, `bin/python3.${minor}`), `#!/bin/sh\nPYTHONPATH=${site} exec ${python} "$@"\n`);
+    };
+
+    it.each([9, 13, 14])("is refused at once: 3.%i", async (minor) => {
+      const environment = { BATON_PYTHON: claiming(minor), PATH: process.env.PATH };
+      const refused = {
+        code: "PYTHON_UNSUPPORTED",
+        expected: "Python 3.10 to 3.12",
+        found: `${environment.BATON_PYTHON} is Python 3.${minor}`,
+        action: expect.stringContaining("python3.12"),
+      };
+      await expect(findPython(["json"], environment, folder, folder)).rejects.toMatchObject(refused);
+      const said: string[] = [];
+      const options = {
+        packageRoot: folder,
+        folder,
+        environment,
+        hasGpu: false,
+        say: (line: string) => said.push(line),
+      };
+      // Before anything is made or downloaded.
+      await expect(setup(options)).rejects.toMatchObject(refused);
+      expect(existsSync(join(folder, ".venv"))).toBe(false);
+    });
+
+    it("is passed over where there is another", async () => {
+      for (const minor of [13, 12]) claiming(minor);
+      symlinkSync(join(folder, "bin/python3.13"), join(folder, "bin/python3"));
+      const found = await findPython(["json"], { PATH: join(folder, "bin") }, folder, folder);
+      expect(found).toMatchObject({ path: join(folder, "bin/python3.12"), version: [3, 12] });
+    });
   });
 
   it("of a script is the one in its first line", () => {

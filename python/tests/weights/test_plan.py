@@ -195,6 +195,17 @@ def test_a_parameter_that_gets_nothing_is_an_error() -> None:
         planning.join(record(model, specs_of(tensors), CPU), ranks)
     assert error.value.code == "WEIGHTS_NOT_COVERED"
     assert "byte 160" in error.value.found
+    assert "none of the trainer's names (1) is near" in error.value.found
+
+
+def test_a_parameter_that_no_rank_has_is_named_with_the_names_that_are_near() -> None:
+    tensors = {"model.other": torch.randn(6, 8), "model.weight": torch.randn(6, 8)}
+    ranks, _ = partition(tensors, 2, 3)
+    model = Awkward(lambda _target, _source: None)
+    with pytest.raises(BatonError, match="'weight'") as error:
+        planning.join(record(model, specs_of(tensors), CPU), ranks)
+    assert error.value.code == "WEIGHTS_NOT_COVERED"
+    assert "the nearest of the trainer's names: model.weight" in error.value.found
 
 
 def test_runs_are_joined_only_where_both_sides_go_on() -> None:

@@ -108,10 +108,10 @@ const room = (freeBytes: number): Event[] =>
       : [],
   );
 
-/** All the way until every engine is open. */
-function openAll(): void {
+/** All the way until every engine has its weights; each rank gave back so much for them. */
+function syncAll(releasedBytes = 5): void {
   feed(...arrive());
-  feed(...ranks.map((rank) => release(rank)));
+  feed(...ranks.map((rank) => release(rank, releasedBytes)));
   feed(...room(10));
   for (const engine of engines) feed({ type: "awake", engine, seq: engineSeq(engine), tags: ["weights"] });
   for (const engine of engines) {
@@ -126,6 +126,11 @@ function openAll(): void {
     }
     feed({ type: "verified", engine, failure: null });
   }
+}
+
+/** All the way until every engine is open. */
+function openAll(): void {
+  syncAll();
   feed(...ranks.map((rank) => release(rank)));
   feed(...room(20));
   for (const engine of engines) feed({ type: "awake", engine, seq: engineSeq(engine), tags: ["kv_cache"] });
@@ -331,6 +336,37 @@ describe("an end", () => {
       found: "GPU 0 has 7 bytes free, GPU 1 has 7 bytes free",
     });
     expect(all.at(-1)).toMatchObject({ type: "end", gpus: [0, 1], exitCode: 1 });
+  });
+
+  it("without room for a later return comes before the cache wakes, and says whose return", () => {
+    syncAll(30);
+    all = [];
+    feed(...ranks.map((rank) => release(rank)));
+    // The cache needs 20; the 10 bytes of the weights and 24 more are not the 35 that each rank will want again.
+    expect(feed(...room(24))).toEqual(["measure 0,1", "measure 2,3"]);
+    expect(feed({ type: "deadlinePassed", key: "room: engine 0" })).toEqual(["end failed ROOM_NOT_AVAILABLE"]);
+    expect(failureOf()).toMatchObject({
+      message: "there is no room for rank 0 to take its memory back once engine 0 sleeps again",
+      expected: "25 bytes free on GPU 0, 1 within 10000 ms",
+    });
+    expect(all.at(-1)).toMatchObject({ type: "end", gpus: [0, 1] });
+    start();
+    syncAll(30);
+    all = [];
+    feed(...ranks.map((rank) => release(rank)));
+    expect(feed(...room(25))).toEqual(["engine 0 wake kv_cache", "engine 1 wake kv_cache"]);
+  });
+
+  it("is about memory: the GPUs whose holders belong into it are told", () => {
+    const failed = (client: Client, code: string): unknown => {
+      start();
+      feed({ type: "failed", client, failure: { code, message: "m", expected: "", found: "", action: "" } });
+      return all.at(-1);
+    };
+    expect(failed({ role: "rank", index: 2 }, "OUT_OF_MEMORY")).toMatchObject({ gpus: [2] });
+    expect(failed({ role: "engine", index: 1 }, "OUT_OF_MEMORY")).toMatchObject({ gpus: [2, 3] });
+    expect(failed({ role: "worker", engine: 1, index: 1 }, "CUDA_OUT_OF_MEMORY")).toMatchObject({ gpus: [3] });
+    expect(failed({ role: "worker", engine: 1, index: 1 }, "OTHER")).toMatchObject({ gpus: [] });
   });
 
   it("comes when trainer and engine disagree: on one token, or on average over enough of them", () => {

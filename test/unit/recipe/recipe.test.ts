@@ -16,6 +16,7 @@ import {
   parseRecipe,
   phaseConfig,
   type Recipe,
+  type RecipeInput,
   readModelConfig,
   recipeFrom,
   recipeSchema,
@@ -44,13 +45,38 @@ beforeEach(() => {
 afterEach(() => rmSync(folder, { recursive: true }));
 
 describe("a recipe", () => {
-  it("has defaults for everything but the model and the GPUs", () => {
+  it("has defaults for everything but the model", () => {
     const recipe = parse(MINIMAL);
     expect(recipe.engine).toMatchObject({ kind: "small", engines: 1, tensorParallel: 1, model: "/folder/tiny" });
     expect(recipe.gpus).toEqual({ count: 2, simulated: null });
     expect(recipe.release).toBe("all");
     expect(recipe.deadlines.trainMs).toBe(1_800_000);
     expect(recipe.checks.weights).toBe("every");
+  });
+
+  it("without a number of GPUs uses those of the machine, or as many stand-ins as are needed", () => {
+    const parsed = (gpus: string, machineGpus: number | null = null, rest = ""): number =>
+      parseRecipe(`engine: { model: m, engines: 2, tensorParallel: 3 }\n${gpus}\n${rest}`, {
+        file: "r.yaml",
+        folder: "/",
+        machineGpus,
+      }).gpus.count;
+    expect(parsed("", 4)).toBe(4);
+    expect(parsed("gpus: { count: 2 }", 4)).toBe(2);
+    const simulated = "gpus: { simulated: { memoryBytes: 1GiB } }";
+    expect(parsed(simulated)).toBe(6);
+    expect(parsed(simulated, 4, "ranks: 8")).toBe(8);
+    for (const none of [null, 0]) {
+      const error = errorOf(() => parsed("", none));
+      expect(error.code).toBe("GPUS_NOT_FOUND");
+      expect(error.action).toContain("--gpus N");
+    }
+  });
+
+  it("without a model says how to give one on the command line too", () => {
+    const error = errorOf(() => recipeFrom({} as RecipeInput, "/"));
+    expect(error.message).toContain("`engine.model` is missing");
+    expect(error.action).toContain("--model FOLDER");
   });
 
   it("takes bytes with units", () => {
@@ -90,7 +116,7 @@ describe("a recipe", () => {
 
 describe("what is wrong with a recipe", () => {
   it.each<[string, string, RegExp, string]>([
-    ["misspelt", "gpus: { cuont: 2 }", /^r\.yaml:2:9: `gpus\.cuont`.*also.*`gpus\.count` is missing/, "gpus.count"],
+    ["misspelt", "gpus: { cuont: 2 }", /^r\.yaml:2:9: `gpus\.cuont` is not a key of a recipe$/, "gpus.count"],
     ["in another place", "gpus: { count: 2, tensorParallel: 2 }", /^r\.yaml:2:19/, "engine.tensorParallel"],
     ["at the root", "gpus: { count: 2 }\nreleases: all", /^r\.yaml:3:1/, "release"],
     ["in snake case", "gpus: { count: 2 }\ndeadlines:\n  train_ms: 1", /^r\.yaml:4:3/, "deadlines.trainMs"],

@@ -11,6 +11,7 @@ import numpy.typing as npt
 from baton.errors import BatonError
 from baton.native import CHECKSUM_ITEM, RUN
 from baton.weights.manifest import Ints, RankPieces
+from baton.weights.names import nearest
 from baton.weights.recorder import Copy, Fill, Recording
 
 #: A copy without contiguous elements costs one run an element; more of them than this is a rearrangement.
@@ -300,11 +301,12 @@ def _check_covered(recording: Recording, begin: Ints, end: Ints) -> None:
         while at < stop:
             last = int(np.searchsorted(begin, at, side="right")) - 1
             if last < 0 or reach[last] <= at:
+                near = nearest(parameter.name, (tensor.name for tensor in recording.tensors), "the trainer's names")
                 raise BatonError(
                     "WEIGHTS_NOT_COVERED",
                     f"No tensor of the trainer fills the engine's parameter {parameter.name!r}.",
                     expected=f"all {parameter.bytes} bytes written by load_weights",
-                    found=f"nothing at byte {at - parameter.address}",
+                    found=f"nothing at byte {at - parameter.address}; {near}",
                     action="Give engine and trainer the same model folder (tied or untied embeddings, biases).",
                 )
             at = int(reach[last])

@@ -45,10 +45,6 @@ class Region:
     def mapped_bytes(self) -> int:
         return self.pool.info().mapped_bytes
 
-    @property
-    def live_bytes(self) -> int:
-        return self.pool.info().live_bytes
-
 
 def require_stand_in() -> None:
     """Raises BatonError SMALL_ENGINE_NEEDS_STAND_IN on a real GPU: its memory is not the CPU's to compute on."""

@@ -17,6 +17,7 @@ from baton.engines.small.config import ModelConfig, Shard
 from baton.engines.small.group import Group
 from baton.engines.small.layers import FusedColumns, RMSNorm, RowParallel, Storage, VocabularyParallel
 from baton.errors import BatonError
+from baton.weights.names import nearest
 
 
 @dataclass
@@ -186,7 +187,7 @@ class CausalModel(nn.Module):
                 "UNKNOWN_WEIGHT",
                 f"The engine's model has no place for the trainer's tensor {name!r} of shape {list(source.shape)}.",
                 expected=f"shape {list(expected)}" if expected else "a tensor that the model's config.json implies",
-                found=f"{name} {list(source.shape)}",
+                found=f"{name} {list(source.shape)}; {nearest(name, self._checkpoint, 'the names that it knows')}",
                 action="Give engine and trainer the same model folder.",
             )
         path, _, kind = name.rpartition(".")

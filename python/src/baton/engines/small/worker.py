@@ -73,8 +73,9 @@ class Worker(Receiver):
     def info(self) -> dict[str, int]:
         return {
             "pid": os.getpid(),
-            "weight_bytes": self.weights.live_bytes,
-            "cache_bytes": self.kv_cache.live_bytes,
+            # What waking takes: whole segments.
+            "weight_bytes": self.weights.mapped_bytes,
+            "cache_bytes": self.kv_cache.mapped_bytes,
             "slots": self.cache.slots,
             "vocabulary_size": self.model.config.vocabulary_size,
         }
