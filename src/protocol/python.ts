@@ -3,7 +3,7 @@ import { type JsonSchema, protocolSchema } from "./schema.js";
 
 const HEADER = `"""The messages between the controller and its clients.
 
-Generated from src/protocol/messages.ts by \`npm run protocol\`; not to be edited by hand.
+Generated from src/protocol/messages by \`npm run protocol\`; not to be edited by hand.
 
 Field names are snake_case here and camelCase on the wire. Integer arrays travel as little-endian binary: see
 \`baton.protocol.arrays\`. Decoding checks types and ranges; encoding does not, the controller checks what it gets.
@@ -16,7 +16,10 @@ from typing import Annotated, Literal
 import msgspec
 `;
 
-/** Type, range and field documentation of a message, taken from the comments of messages.ts. */
+/** The files with the messages, beside this one: their comments become documentation of the Python classes. */
+export const MESSAGE_SOURCES = ["messages/fields.ts", "messages/client.ts", "messages/controller.ts"] as const;
+
+/** Type, range and field documentation of a message, taken from the comments of its source. */
 export interface SourceComments {
   /** By exported constant. */
   readonly messages: ReadonlyMap<string, string>;
@@ -25,7 +28,7 @@ export interface SourceComments {
 }
 
 /**
- * Reads the comments of messages.ts. The file has one shape: a constant starts at the margin, its fields are
+ * Reads the comments of the messages. The files have one shape: a constant starts at the margin, its fields are
  * indented by two, and a comment stands right before what it explains.
  */
 export function readComments(source: string): SourceComments {
@@ -198,7 +201,7 @@ function docstring(text: string): string[] {
   return [...lines, '    """'];
 }
 
-/** The text of python/src/baton/protocol/messages.py. `source`: the text of messages.ts, for its comments. */
+/** The text of python/src/baton/protocol/messages.py. `source`: the text of MESSAGE_SOURCES. */
 export function pythonMessages(source: string, version: number): string {
   const schema = protocolSchema();
   const writer = new PythonWriter(readComments(source));

@@ -15,7 +15,7 @@ import {
   HEADER_BYTES,
 } from "../../../src/protocol/frames.js";
 import { type FromClient, type FromController, PROTOCOL_VERSION } from "../../../src/protocol/messages.js";
-import { pythonMessages } from "../../../src/protocol/python.js";
+import { MESSAGE_SOURCES, pythonMessages } from "../../../src/protocol/python.js";
 import { clientMessages, controllerMessages } from "./messages-arbitrary.js";
 import { plain } from "./plain.js";
 
@@ -84,8 +84,8 @@ describe("TypeScript and Python", () => {
     expect(back.map((payload) => plain(decodeFromController(payload)))).toEqual(sent.map(plain));
   });
 
-  it("have the same messages: messages.py is generated from messages.ts as it is now", () => {
-    const source = readFileSync(join(root, "src/protocol/messages.ts"), "utf8");
+  it("have the same messages: messages.py is generated from src/protocol/messages as it is now", () => {
+    const source = MESSAGE_SOURCES.map((name) => readFileSync(join(root, "src/protocol", name), "utf8")).join("");
     const generated = readFileSync(join(root, "python/src/baton/protocol/messages.py"), "utf8");
     expect(generated === pythonMessages(source, PROTOCOL_VERSION), "stale: run `npm run protocol`").toBe(true);
   });

@@ -1,6 +1,6 @@
 """The messages between the controller and its clients.
 
-Generated from src/protocol/messages.ts by `npm run protocol`; not to be edited by hand.
+Generated from src/protocol/messages by `npm run protocol`; not to be edited by hand.
 
 Field names are snake_case here and camelCase on the wire. Integer arrays travel as little-endian binary: see
 `baton.protocol.arrays`. Decoding checks types and ranges; encoding does not, the controller checks what it gets.
