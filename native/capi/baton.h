@@ -34,6 +34,8 @@ typedef struct {
 } baton_driver_info;
 
 BATON_API baton_status baton_driver_probe(baton_driver_info* out);
+// GPUs of the node as NVML counts them: all of them, whatever CUDA_VISIBLE_DEVICES says, and CUDA stays untouched.
+BATON_API baton_status baton_gpu_count(uint32_t* out);
 BATON_API baton_status baton_device_memory(int32_t device, uint64_t* free_bytes, uint64_t* total_bytes);
 
 // ---- pool ----------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 
 #include "native/capi/guard.h"
 #include "native/copy/gpu.h"
+#include "native/driver/nvml.h"
 
 using baton::Status;
 using baton::capi::guarded;
@@ -34,6 +35,15 @@ baton_status baton_driver_probe(baton_driver_info* out) {
     out->driver_version = (*driver)->driver_version();
     out->device_count = (*driver)->device_count();
     copy_text(out->path, (*driver)->path());
+    return {};
+  });
+}
+
+baton_status baton_gpu_count(uint32_t* out) {
+  return guarded([&]() -> Status {
+    BATON_TRY(required({out}));
+    BATON_ASSIGN(const auto nvml, baton::nvml::Nvml::open());
+    *out = nvml->device_count();
     return {};
   });
 }

@@ -157,3 +157,18 @@ print(json.dumps({"before": before, "used": int(used), "refused": int(refused)})
 """,
     )
     assert found == {"before": 6 * MIB, "used": 6 * MIB, "refused": 3}
+
+
+def test_baton_counts_the_gpus_of_the_node_without_touching_cuda(standin: Standin) -> None:
+    found = answer(
+        standin,
+        """
+import json
+from baton import native
+count = native.gpu_count()
+maps = open("/proc/self/maps").read()
+print(json.dumps({"count": count, "nvml": "libnvidia-ml" in maps, "cuda": "libcuda" in maps}))
+""",
+        CUDA_VISIBLE_DEVICES="1",
+    )
+    assert found == {"count": 3, "nvml": True, "cuda": False}

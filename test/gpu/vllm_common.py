@@ -131,6 +131,6 @@ def common(left: list[int], right: list[int]) -> str:
 
 
 def big_tensors() -> dict[str, tuple[int, ...]]:
-    from baton.engines.small import config
+    from baton.engines import model_config
 
-    return dict(config.parse(BIG).checkpoint_tensors())
+    return dict(model_config.parse(BIG).checkpoint_tensors())

@@ -6,7 +6,7 @@ import ctypes
 import json
 import os
 import platform
-from ctypes import POINTER, Structure, c_char, c_char_p, c_int, c_int32, c_uint64, c_void_p
+from ctypes import POINTER, Structure, c_char, c_char_p, c_int, c_int32, c_uint32, c_uint64, c_void_p
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -82,6 +82,7 @@ _SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
     "baton_version": (c_char_p, []),
     "baton_last_error": (c_char_p, []),
     "baton_driver_probe": (c_int32, [POINTER(DriverInfo)]),
+    "baton_gpu_count": (c_int32, [POINTER(c_uint32)]),
     "baton_device_memory": (c_int32, [c_int32, POINTER(c_uint64), POINTER(c_uint64)]),
     "baton_pool_create": (c_int32, [POINTER(PoolOptions), POINTER(c_void_p)]),
     "baton_pool_destroy": (c_int32, [c_void_p]),

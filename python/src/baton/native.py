@@ -8,7 +8,7 @@ not hold up other threads.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from ctypes import Structure, byref, c_int32, c_uint64, c_void_p
+from ctypes import Structure, byref, c_int32, c_uint32, c_uint64, c_void_p
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -43,6 +43,7 @@ __all__ = [
     "checksum",
     "device_memory",
     "driver_probe",
+    "gpu_count",
     "library",
     "library_path",
     "ranges",
@@ -145,6 +146,16 @@ def driver_probe() -> DriverInfo:
         info.path.decode(errors="replace"),
         info.reason.decode(errors="replace"),
     )
+
+
+def gpu_count() -> int:
+    """GPUs of the node as NVML counts them, whatever CUDA_VISIBLE_DEVICES says; CUDA stays untouched.
+
+    Raises BatonError DRIVER_NOT_FOUND, DRIVER_SYMBOL_MISSING or DRIVER_INIT_FAILED.
+    """
+    count = c_uint32()
+    check(library().baton_gpu_count(byref(count)))
+    return count.value
 
 
 def device_memory(device: int) -> tuple[int, int]:

@@ -12,7 +12,7 @@ import reference
 from harness import Engine, EngineFailed, Ranks, Run
 
 from baton.engines.adapter import Request
-from baton.engines.small import wire
+from baton.engines.requests import check_requests
 from baton.errors import BatonError
 
 PROMPTS = [[int(t) for t in np.random.default_rng(i).integers(0, 100, 1 + i % 9)] for i in range(12)]
@@ -131,9 +131,9 @@ def test_bad_prompts_are_found(prompt: list[int], code: str) -> None:
     def request(tokens: list[int]) -> Request:
         return Request(np.array(tokens, dtype=np.uint32), 1, 0)
 
-    wire.check_requests([request([1] * 63), request([99])], 64, 100)
+    check_requests([request([1] * 63), request([99])], 64, 100)
     with pytest.raises(BatonError) as error:
-        wire.check_requests([request([1]), request(prompt)], 64, 100)
+        check_requests([request([1]), request(prompt)], 64, 100)
     assert error.value.code == code
     assert "Prompt 1 " in error.value.message
 

@@ -9,14 +9,14 @@ import pytest
 import reference
 import torch
 
+from baton.engines import model_config as configuration
 from baton.engines.adapter import Request, Sampling
-from baton.engines.small import config as configuration
 from baton.engines.small import generate
 from baton.engines.small.cache import Cache
-from baton.engines.small.config import Shard
 from baton.engines.small.generate import Generator
 from baton.engines.small.group import Group
 from baton.engines.small.model import CausalModel
+from baton.engines.small.shard import Shard
 from baton.errors import BatonError
 
 

@@ -9,9 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from baton.engines.small import config as configuration
-from baton.engines.small.config import ModelConfig, Shard
+from baton.engines import model_config as configuration
+from baton.engines.model_config import ModelConfig
 from baton.engines.small.model import CausalModel
+from baton.engines.small.shard import Shard
 
 
 def tiny_config(**changes: Any) -> ModelConfig:

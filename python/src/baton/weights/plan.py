@@ -10,14 +10,13 @@ import numpy.typing as npt
 
 from baton.errors import BatonError
 from baton.native import CHECKSUM_ITEM, RUN
+from baton.weights.dtypes import ELEMENT_BYTES
 from baton.weights.manifest import Ints, RankPieces
 from baton.weights.names import nearest
 from baton.weights.recorder import Copy, Fill, Recording
 
 #: A copy without contiguous elements costs one run an element; more of them than this is a rearrangement.
 MAX_SINGLE_ELEMENT_RUNS = 4096
-
-ELEMENT_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 
 @dataclass(frozen=True)

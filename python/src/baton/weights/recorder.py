@@ -17,11 +17,12 @@ from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from baton.weights.dtypes import ELEMENT_BYTES
 from baton.weights.manifest import TensorSpec
 
 aten = torch.ops.aten
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+DTYPES: dict[str, torch.dtype] = {name: getattr(torch, name) for name in ELEMENT_BYTES}
 
 
 class Loads(Protocol):

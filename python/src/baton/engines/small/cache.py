@@ -7,8 +7,9 @@ from collections.abc import Sequence
 
 import torch
 
-from baton.engines.small.config import ModelConfig, Shard
+from baton.engines.model_config import ModelConfig
 from baton.engines.small.layers import Storage
+from baton.engines.small.shard import Shard
 from baton.errors import BatonError
 
 

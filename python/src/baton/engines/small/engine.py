@@ -16,10 +16,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import Any
 
+from baton.engines import model_config
 from baton.engines.adapter import EngineAdapter, EngineConfig, EngineInfo, Request, Sample, Sampling, WakeTag
-from baton.engines.small import config as configuration
+from baton.engines.requests import check_requests
 from baton.engines.small import wire
 from baton.engines.small.channel import Channel, PeerGone, encode
+from baton.engines.small.shard import Shard
 from baton.errors import BatonError
 
 #: How long workers that report a failure are given to turn out to be victims of another one's death.
@@ -75,9 +77,9 @@ class SmallEngine(EngineAdapter):
 
     def start(self, config: EngineConfig, deadline: float) -> EngineInfo:
         ends = time.monotonic() + deadline
-        model = configuration.read(config.model)
+        model = model_config.read(config.model)
         for rank in range(config.tensor_parallel):
-            configuration.Shard.of(model, rank, config.tensor_parallel)
+            Shard.of(model, rank, config.tensor_parallel)
         self._config = config
         # Private: whoever can write the store could join the group. Beside the run's socket, so that it goes with the
         # run whatever becomes of this process.
@@ -121,7 +123,7 @@ class SmallEngine(EngineAdapter):
         self, requests: Sequence[Request], sampling: Sampling, on_progress: Callable[[int, int], None]
     ) -> list[list[Sample]]:
         assert self._config is not None
-        wire.check_requests(requests, self._config.max_model_length, self._vocabulary)
+        check_requests(requests, self._config.max_model_length, self._vocabulary)
         self._command("generate", (wire.pack_requests(requests, sampling),))
         return wire.unpack_samples(self._gather(None, "generate", on_progress)[0])
 

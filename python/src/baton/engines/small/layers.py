@@ -11,8 +11,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from baton.engines.small.config import Shard
 from baton.engines.small.group import Group
+from baton.engines.small.shard import Shard
 
 #: Gives uninitialised memory for a parameter of this shape.
 Storage = Callable[[tuple[int, ...]], Tensor]

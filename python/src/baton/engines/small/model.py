@@ -12,10 +12,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from baton.engines.model_config import ModelConfig
 from baton.engines.small.cache import Cache
-from baton.engines.small.config import ModelConfig, Shard
 from baton.engines.small.group import Group
 from baton.engines.small.layers import FusedColumns, RMSNorm, RowParallel, Storage, VocabularyParallel
+from baton.engines.small.shard import Shard
 from baton.errors import BatonError
 from baton.weights.names import nearest
 

@@ -22,7 +22,7 @@ from typing import Any
 
 import torch
 
-from baton.engines.small import config as configuration
+from baton.engines.model_config import ModelConfig
 from baton.engines.small import memory, wire
 from baton.engines.small.cache import Cache, slots_in
 from baton.engines.small.channel import Channel, PeerGone
@@ -30,6 +30,7 @@ from baton.engines.small.generate import Generator
 from baton.engines.small.group import Group
 from baton.engines.small.held import HeldBytes
 from baton.engines.small.model import CausalModel
+from baton.engines.small.shard import Shard
 from baton.errors import BatonError
 from baton.weights.manifest import TensorSpec
 from baton.weights.receiver import Host, Receiver
@@ -51,8 +52,8 @@ class Worker(Receiver):
         self.device = int(setup["device"])
         self.dtype_name = str(setup["dtype"])
         dtype = DTYPES[self.dtype_name]
-        config = configuration.ModelConfig(**setup["model"])
-        self.shard = configuration.Shard.of(config, self.rank, int(setup["size"]))
+        config = ModelConfig(**setup["model"])
+        self.shard = Shard.of(config, self.rank, int(setup["size"]))
         self.group = Group(self.rank, self.shard.size, setup["store"], float(setup["collective_deadline"]))
         length = int(setup["max_model_length"])
         slots = slots_in(config, self.shard, length, dtype, int(setup["max_sequences"]), setup["cache_bytes"])

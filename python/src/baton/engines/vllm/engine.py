@@ -15,7 +15,7 @@ from typing import Any
 
 from baton import native
 from baton.engines.adapter import EngineAdapter, EngineConfig, EngineInfo, Request, Sample, Sampling, WakeTag
-from baton.engines.small.wire import check_requests
+from baton.engines.requests import check_requests
 from baton.engines.vllm import requests as translate
 from baton.engines.vllm import versions
 from baton.engines.vllm.options import engine_arguments, visible_devices
@@ -154,15 +154,9 @@ def _needs_gpu(found: str) -> BatonError:
 
 
 def _gpus() -> int:
-    """GPUs of the node as NVML counts them, 0 when it cannot be asked. CUDA must not be initialised yet: it reads
-    CUDA_VISIBLE_DEVICES once."""
-    from ctypes import CDLL, byref, c_uint
-
+    """GPUs of the node, 0 when NVML cannot be asked. CUDA must not be initialised yet: it reads CUDA_VISIBLE_DEVICES
+    once."""
     try:
-        nvml = CDLL("libnvidia-ml.so.1")
-        count = c_uint(0)
-        if nvml.nvmlInit_v2() != 0 or nvml.nvmlDeviceGetCount_v2(byref(count)) != 0:
-            return 0
-    except (OSError, AttributeError):
+        return native.gpu_count()
+    except BatonError:
         return 0
-    return count.value

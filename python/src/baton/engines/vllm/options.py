@@ -11,6 +11,7 @@ from typing import Any
 
 from baton.engines.adapter import EngineConfig
 from baton.errors import BatonError
+from baton.weights.dtypes import ELEMENT_BYTES
 
 WORKER_EXTENSION = "baton.engines.vllm.worker.WorkerExtension"
 #: Tokens of a block of the KV cache, when the options do not say otherwise.
@@ -18,7 +19,6 @@ BLOCK_TOKENS = 16
 #: Room is measured by the controller, and the cache has a size of its own: vLLM shall not refuse to start because a
 #: trainer is on the same GPU.
 NOMINAL_UTILIZATION = 0.01
-_ELEMENT_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 #: Arguments that Baton decides, and the key of the recipe that says what the user may want to say.
 RESERVED = {
@@ -100,7 +100,7 @@ def cache_bytes(config: EngineConfig, block_tokens: int) -> int:
             action="Set engine.cacheBytes in the recipe.",
         ) from error
     here = max(1, kv_heads // config.tensor_parallel)
-    block = 2 * here * head_dim * block_tokens * _ELEMENT_BYTES[config.dtype] * layers
+    block = 2 * here * head_dim * block_tokens * ELEMENT_BYTES[config.dtype] * layers
     # One block more a sequence for what is scheduled ahead, and vLLM's own empty one.
     each = -(-config.max_model_length // block_tokens) + 1
     return block * (config.max_sequences * each + 1)

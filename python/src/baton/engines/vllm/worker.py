@@ -17,9 +17,9 @@ from typing import Any
 
 import torch
 
+from baton.engines import model_config
 from baton.engines.adapter import EngineConfig
 from baton.engines.process import parse_config
-from baton.engines.small import config as configuration
 from baton.engines.vllm import memory
 from baton.errors import BatonError
 from baton.weights.receiver import Host, Receiver
@@ -32,7 +32,7 @@ _CONFIG: EngineConfig = parse_config(os.environ["BATON_ENGINE"])[1]
 def _weight_bytes(config: EngineConfig) -> int | None:
     """About what one worker's weights need; None when config.json is of a kind that is not known here."""
     try:
-        tensors = list(configuration.read(config.model).checkpoint_tensors())
+        tensors = list(model_config.read(config.model).checkpoint_tensors())
     except BatonError:
         return None
     return sum(math.prod(shape) for _, shape in tensors) * DTYPES[config.dtype].itemsize // config.tensor_parallel
@@ -108,7 +108,7 @@ class WorkerExtension(Receiver):
         """Records `load_weights` with the tensors that config.json implies, where that is known. Else the manifests
         of the ranks will say which they are."""
         try:
-            tensors = configuration.read(_CONFIG.model).checkpoint_tensors()
+            tensors = model_config.read(_CONFIG.model).checkpoint_tensors()
         except BatonError as error:
             return error.message
         obstacle = self.baton_record([[name, list(shape), _CONFIG.dtype] for name, shape in tensors])

@@ -1,9 +1,8 @@
-"""What the small engine can run: Qwen2- and Llama-shaped models, read from a Hugging Face config.json."""
+"""Qwen2- and Llama-shaped models, as a Hugging Face config.json describes them: sizes, and the tensors that follow."""
 
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,8 +10,6 @@ from typing import Any
 
 from baton.errors import BatonError
 
-#: The vocabulary is padded to a multiple of this (and of the tensor-parallel size), as vLLM does.
-VOCABULARY_MULTIPLE = 64
 SUPPORTED = ("qwen2", "llama")
 
 
@@ -59,51 +56,6 @@ class ModelConfig:
         yield "model.norm.weight", (hidden,)
         if not self.tied_embeddings:
             yield "lm_head.weight", (self.vocabulary_size, hidden)
-
-
-@dataclass(frozen=True)
-class Shard:
-    """What one tensor-parallel rank holds of a model."""
-
-    rank: int
-    size: int
-    heads: int
-    kv_heads: int
-    #: How many neighbouring ranks hold the same KV heads.
-    kv_replicas: int
-    intermediate_size: int
-    #: Rows of the embedding on every rank, padding included.
-    vocabulary_rows: int
-
-    @classmethod
-    def of(cls, config: ModelConfig, rank: int, size: int) -> Shard:
-        """Raises BatonError TENSOR_PARALLEL_MISFIT when `size` does not divide the model."""
-        for what, count in (("attention heads", config.heads), ("intermediate size", config.intermediate_size)):
-            if count % size:
-                raise _misfit(f"{count} {what}", size)
-        if config.kv_heads % size and size % config.kv_heads:
-            raise _misfit(f"{config.kv_heads} key-value heads", size)
-        multiple = math.lcm(VOCABULARY_MULTIPLE, size)
-        padded = -(-config.vocabulary_size // multiple) * multiple
-        return cls(
-            rank=rank,
-            size=size,
-            heads=config.heads // size,
-            kv_heads=max(1, config.kv_heads // size),
-            kv_replicas=max(1, size // config.kv_heads),
-            intermediate_size=config.intermediate_size // size,
-            vocabulary_rows=padded // size,
-        )
-
-
-def _misfit(what: str, size: int) -> BatonError:
-    return BatonError(
-        "TENSOR_PARALLEL_MISFIT",
-        f"The model cannot be split over {size} tensor-parallel workers.",
-        expected=f"a number of workers that divides {what}",
-        found=f"{what} over {size} workers",
-        action="Choose another tensor-parallel size.",
-    )
 
 
 def read(folder: str | Path) -> ModelConfig:
@@ -163,7 +115,7 @@ def parse(raw: Mapping[str, Any]) -> ModelConfig:
 def _unsupported(found: str, expected: str) -> BatonError:
     return BatonError(
         "MODEL_UNSUPPORTED",
-        f"The small engine cannot run a model with {found}.",
+        f"Baton does not know models with {found}.",
         expected=expected,
         found=found,
         action="Use a Qwen2- or Llama-shaped model, or the vLLM engine.",
