@@ -1,0 +1,67 @@
+/** Runs of real DeepSpeed ranks with a small random model: slower to start than light ones, faster than the demo. */
+import { mkdirSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { Baton, fixtures } from "./baton.js";
+import { python } from "./light.js";
+
+export interface DeepSpeedShape {
+  readonly ranks: number;
+  readonly engines: number;
+  readonly tensorParallel: number;
+  readonly zero: 1 | 2 | 3;
+  readonly dtype: "float32" | "bfloat16";
+  /** Output embedding of its own, or the input's. */
+  readonly tied: boolean;
+  /** Key-value heads; the model has 4 heads. */
+  readonly keyValueHeads: 1 | 2 | 4;
+  /** ZeRO-3 keeps small parameters whole, as DeepSpeed does by itself. */
+  readonly defaultThreshold?: boolean;
+  readonly steps?: number;
+  readonly pauseSeconds?: number;
+  readonly set?: readonly string[];
+}
+
+/** Sizes that 3 ranks do not divide: partitions end inside of rows, and at odd elements. */
+function writeModel(folder: string, { tied, keyValueHeads, dtype }: DeepSpeedShape): string {
+  const model = join(folder, "model");
+  mkdirSync(model);
+  const config = {
+    architectures: ["Qwen2ForCausalLM"],
+    model_type: "qwen2",
+    vocab_size: 132,
+    hidden_size: 40,
+    intermediate_size: 100,
+    num_hidden_layers: 2,
+    num_attention_heads: 4,
+    num_key_value_heads: keyValueHeads,
+    max_position_embeddings: 64,
+    rms_norm_eps: 1e-6,
+    rope_theta: 10000,
+    tie_word_embeddings: tied,
+    hidden_act: "silu",
+    torch_dtype: dtype,
+    bos_token_id: null,
+    eos_token_id: null,
+  };
+  writeFileSync(join(model, "config.json"), JSON.stringify(config));
+  return model;
+}
+
+export function deepspeedRun(folder: string, shape: DeepSpeedShape): Baton {
+  const { ranks, engines, tensorParallel, zero, dtype } = shape;
+  const model = writeModel(folder, shape);
+  const script = ["--model", model, "--zero", String(zero), "--dtype", dtype, "--steps", String(shape.steps ?? 2)];
+  if (shape.defaultThreshold) script.push("--default-threshold");
+  const words = ["--engines", String(engines), "--tp", String(tensorParallel), "--ranks", String(ranks)];
+  const set = [`engine.dtype=${dtype}`, "engine.maxModelLength=32", "engine.maxSequences=16", ...(shape.set ?? [])];
+  return new Baton(
+    folder,
+    [
+      ...["run", "--model", model, "--simulated", "16MiB", "--out", join(folder, "out"), "--log", ...words],
+      ...set.flatMap((pair) => ["--set", pair]),
+      ...["--", python, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", String(ranks)],
+      ...[join(fixtures, "deepspeed_rank.py"), ...script, "--pause-seconds", String(shape.pauseSeconds ?? 0)],
+    ],
+    { BATON_PYTHON: python },
+  );
+}
