@@ -105,12 +105,12 @@ const rows = [];
 const total = { passed: 0, failed: 0, skipped: 0 };
 const wanted = values.only.length > 0 ? values.only : Object.keys(suites);
 
-function suite(title, work) {
+async function suite(title, work) {
   console.log(`\n== ${title}`);
   const started = performance.now();
   let result;
   try {
-    result = work();
+    result = await work();
   } catch (error) {
     if (!(error instanceof SetupError)) throw error;
     console.error(`baton: ${error.message}`);
@@ -120,11 +120,11 @@ function suite(title, work) {
   rows.push({ title, seconds: (performance.now() - started) / 1000, ...result });
 }
 
-suite("build", () => {
+await suite("build", () => {
   run("npm", ["run", "--silent", "build"]);
   return none;
 });
-for (const name of wanted) suite(suites[name].title, suites[name].run);
+for (const name of wanted) await suite(suites[name].title, suites[name].run);
 
 console.log("\n== summary");
 for (const { title, seconds, passed, failed, skipped, failures } of rows) {

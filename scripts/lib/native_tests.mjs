@@ -1,12 +1,14 @@
 /** The native tests: all under AddressSanitizer with UndefinedBehaviorSanitizer, those with threads under ThreadSanitizer. */
-import { spawnSync } from "node:child_process";
+import { execFile, spawnSync } from "node:child_process";
 import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync } from "node:fs";
+import { availableParallelism } from "node:os";
 import { basename, join } from "node:path";
 import { googletestVariables } from "./googletest.mjs";
 import { buildNative } from "./native.mjs";
 import { root, which } from "./tools.mjs";
 
 const TEST_LIMIT_MS = 600_000;
+const OUTPUT_LIMIT_BYTES = 64 * 2 ** 20;
 
 /** A test that starts threads can race. */
 const startsThreads = (file) => /std::(j?thread|async)\b|pthread_create/.test(readFileSync(file, "utf8"));
@@ -37,12 +39,12 @@ const variants = {
 };
 
 /**
- * Builds one variant, incrementally, and runs its tests.
+ * Builds one variant, incrementally, and runs its tests, as many at once as there are cores.
  *
  * @param {"address" | "thread"} sanitizer
  * @param {string} [filter] only test files whose name contains it
  */
-export function runNativeTests(sanitizer, filter = "") {
+export async function runNativeTests(sanitizer, filter = "") {
   const { folder, wanted, prefix, environment } = variants[sanitizer];
   const names = readdirSync(join(root, "native", "test"))
     .filter((file) => file.endsWith("_test.cc") && file.includes(filter))
@@ -58,11 +60,17 @@ export function runNativeTests(sanitizer, filter = "") {
     variables: { BATON_TESTS: "ON", BATON_ADDON: "OFF", BATON_SANITIZE: sanitizer, ...googletestVariables() },
     targets: names,
   });
-  for (const name of names) runOne(name, { output, prefix: prefix(), environment, result });
+  const waiting = [...names];
+  const next = async () => {
+    for (let name = waiting.shift(); name !== undefined; name = waiting.shift()) {
+      await runOne(name, { output, prefix: prefix(), environment, result });
+    }
+  };
+  await Promise.all(Array.from({ length: availableParallelism() }, next));
   return result;
 }
 
-function runOne(name, { output, prefix, environment, result }) {
+async function runOne(name, { output, prefix, environment, result }) {
   const reports = join(output, "reports");
   const report = join(reports, `${name}.json`);
   mkdirSync(reports, { recursive: true });
@@ -73,13 +81,8 @@ function runOne(name, { output, prefix, environment, result }) {
     `--gtest_output=json:${report}`,
     "--gtest_brief=1",
   ];
-  const run = spawnSync(command, args, {
-    cwd: root,
-    stdio: "inherit",
-    timeout: TEST_LIMIT_MS,
-    killSignal: "SIGKILL",
-    env: { ...process.env, ...environment, BATON_BUILD_FOLDER: output },
-  });
+  const run = await finished(command, args, { ...process.env, ...environment, BATON_BUILD_FOLDER: output });
+  process.stdout.write(`-- ${name}\n${run.output}`);
   if (existsSync(report)) {
     const { tests, failures, disabled, errors, testsuites } = JSON.parse(readFileSync(report, "utf8"));
     const skipped = testsuites.flatMap((suite) => suite.testsuite).filter((test) => test.result === "SKIPPED").length;
@@ -92,5 +95,16 @@ function runOne(name, { output, prefix, environment, result }) {
   }
   // No report, or a bad end after a good one: a crash, a sanitizer's finding, a leak, or the time limit.
   result.failed += 1;
-  result.failures.push(`${name} (${run.signal ?? run.error?.message ?? `exit code ${run.status}`})`);
+  result.failures.push(`${name} (${run.how})`);
+}
+
+/** Runs a test to its end; its output is shown then, in one piece. */
+function finished(command, args, env) {
+  const options = { cwd: root, env, timeout: TEST_LIMIT_MS, killSignal: "SIGKILL", maxBuffer: OUTPUT_LIMIT_BYTES };
+  return new Promise((resolve) => {
+    const child = execFile(command, args, options, (error, stdout, stderr) => {
+      const how = child.signalCode ?? (child.exitCode === null ? error?.message : `exit code ${child.exitCode}`);
+      resolve({ status: child.exitCode, how, output: stdout + stderr });
+    });
+  });
 }

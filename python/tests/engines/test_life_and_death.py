@@ -13,8 +13,12 @@ from typing import Any
 
 import pytest
 import reference
+import torch
 from harness import Engine, EngineFailed, Ranks, Run, alive, kill, start_time
 
+from baton.engines import model_config
+from baton.engines.small.cache import bytes_per_slot
+from baton.engines.small.shard import Shard
 from baton.protocol import messages as m
 
 #: A touch of a sleeping pool: the process must die of it. `woken`: the same address must work again.
@@ -175,9 +179,9 @@ def test_a_cache_that_is_too_small_for_all_is_used_in_turns(tmp_path: Path, mode
     """One slot: the same samples, one sequence after another."""
     with Run() as run:
         engine = ready_engine(run, model, tmp_path, tp=1)
-        slot = engine.ready.cache_bytes // 16
+        config = model_config.parse(model.config.to_dict())
+        slot = bytes_per_slot(config, Shard.of(config, 0, 1), engine.ready.max_model_length, torch.float32)
         small = ready_engine(run, model, tmp_path, tp=1, index=1, cache_bytes=slot + 100)
-        assert small.ready.cache_bytes == slot
         prompts = [[i, i + 1] for i in range(5)]
         roomy, tight = (e.generate(prompts, samples=2, max_tokens=6) for e in (engine, small))
         assert [[s[0] for s in group] for group in roomy] == [[s[0] for s in group] for group in tight]
