@@ -1,8 +1,9 @@
 /** Formatters and linters of all three languages; --fix writes what they would change. */
-
-import { sources } from "./lib/files.mjs";
+import { existsSync } from "node:fs";
+import { join } from "node:path";
+import { changed, sources } from "./lib/files.mjs";
 import { developmentPython, pythonTool } from "./lib/python.mjs";
-import { run, SetupError } from "./lib/tools.mjs";
+import { root, run, SetupError, which } from "./lib/tools.mjs";
 
 const fix = process.argv.includes("--fix");
 developmentPython();
@@ -14,6 +15,13 @@ const checks = [
   ["Ruff format", pythonTool("ruff"), ["format", ...(fix ? [] : ["--check"]), "python"]],
   ["Ruff", pythonTool("ruff"), ["check", ...(fix ? ["--fix"] : []), "python"]],
 ];
+
+// Some seconds a file: those that differ from the last commit only. CMake says how each is compiled.
+const compiled = join(root, "build", "cmake");
+const tidy = changed("native", /\.cc$/).filter((file) => !file.startsWith("native/test/"));
+if (which("clang-tidy") !== null && existsSync(join(compiled, "compile_commands.json")) && tidy.length > 0) {
+  checks.push(["clang-tidy", "clang-tidy", ["-p", compiled, "--quiet", ...tidy]]);
+}
 
 let failed = 0;
 for (const [name, command, args] of checks) {

@@ -112,7 +112,7 @@ Napi::Value NvmlObject::processes(const Napi::CallbackInfo& info) {
   using List = std::vector<nvml::ProcessMemory>;
   return Task<List>::start(
       info.Env(), [library = nvml_, index = device(info)] { return library->processes(index); },
-      [](Napi::Env env, List list) { return to_javascript(env, list); });
+      [](Napi::Env env, const List& list) { return to_javascript(env, list); });
 }
 
 Napi::Value NvmlObject::uuid(const Napi::CallbackInfo& info) {

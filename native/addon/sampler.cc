@@ -55,7 +55,7 @@ Napi::Value SamplerObject::start(const Napi::CallbackInfo& info) {
         started->sampler = std::make_unique<monitor::Sampler>(started->nvml, options);
         return started;
       },
-      [](Napi::Env env, Shared started) -> Napi::Value {
+      [](Napi::Env env, const Shared& started) -> Napi::Value {
         return Environment::of(env).sampler_class.New({Napi::External<Started>::New(env, started.get())});
       });
 }

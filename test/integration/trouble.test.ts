@@ -2,15 +2,14 @@
  * Whatever dies or stops, in whatever phase: one clear error, an exit code that is not 0, noticed within a second
  * (a stop: by its phase's deadline), everything gone within three, no device memory left.
  */
-import { execFileSync } from "node:child_process";
-import { existsSync, linkSync, readdirSync, readFileSync, rmSync } from "node:fs";
-import { join } from "node:path";
+import { readdirSync, readFileSync } from "node:fs";
 import { setTimeout as sleep } from "node:timers/promises";
 import { describe, expect, it } from "vitest";
 import type { NodePhase } from "../../src/phases/commands.js";
 import { eventsOf } from "../../src/report/events.js";
-import { type Baton, processesWith, root, withFolder } from "./baton.js";
+import { type Baton, processesWith, withFolder } from "./baton.js";
 import { lightRun, limited } from "./light.js";
+import { allGone, controllerKilled, errorCodes, GONE_MS, nowMs } from "./remains.js";
 
 const PHASES = [
   "start",
@@ -30,7 +29,6 @@ type Victim = (typeof VICTIMS)[number];
 
 /** A death is noticed in 1 s and cleaned up in 3; some of each second belongs to a busy test machine. */
 const NOTICED_MS = 1_000;
-const GONE_MS = 3_000;
 /** Of every phase but the start, for stopped processes. */
 const DEADLINE_MS = 2_500;
 const START_MS = 15_000;
@@ -42,7 +40,6 @@ const BUSY_START_MS = 100_000;
 const atOnce = limited(3);
 /** Stopped processes mostly wait for a deadline. */
 const moreAtOnce = limited(5);
-const nowMs = (): number => Number(process.hrtime.bigint()) / 1e6;
 
 /** Errors that say what happened. A process that lost its peer may speak before the death is known. */
 const EXPECTED: Readonly<Record<Exclude<Victim, "controller">, RegExp>> = {
@@ -88,63 +85,6 @@ function childrenOf(parent: number): number[] {
 async function meet(baton: Baton, phase: NodePhase, victim: Victim): Promise<number> {
   await baton.event((one) => one.type === "phase" && one.to === phase);
   return pidOf(baton, victim);
-}
-
-/** Waits until nothing of the run is left, other than `spared`. */
-async function allGone(folder: string, deadlineMs: number, spared = -1): Promise<void> {
-  const end = nowMs() + deadlineMs;
-  for (;;) {
-    const left = processesWith(folder).filter((pid) => pid !== spared);
-    if (left.length === 0) return;
-    if (nowMs() > end) throw new Error(`still alive: ${left.join(", ")}`);
-    await sleep(10);
-  }
-}
-
-/** The table of a run's stand-in GPUs. */
-function tableOf(baton: Baton): string {
-  const started = baton.events().find((one) => one.type === "started");
-  const run = started?.type === "started" ? started.run : "";
-  const name = readdirSync("/dev/shm").find((one) => one.endsWith(`-${run}.standin`));
-  if (run === "" || name === undefined) throw new Error(`there is no table of run ${run}`);
-  return join("/dev/shm", name);
-}
-
-/** What a table says of the memory of each device. */
-function usedBytes(table: string): number[] {
-  const script = `
-    import { openNvml } from ${JSON.stringify(join(root, "dist/native.js"))};
-    const nvml = await openNvml(process.argv[1]);
-    console.log(JSON.stringify(Array.from({ length: nvml.deviceCount }, (_, gpu) => nvml.memory(gpu).usedBytes)));`;
-  const library = join(root, "build/Release/standin/libnvidia-ml.so.1");
-  const text = execFileSync(process.execPath, ["--input-type=module", "-e", script, library], {
-    env: { ...process.env, BATON_STANDIN_TABLE: table },
-    encoding: "utf8",
-  });
-  return JSON.parse(text) as number[];
-}
-
-/** Kills the controller, and looks at what only it could look at. */
-async function controllerKilled(baton: Baton, folder: string): Promise<void> {
-  // A second name of the table, since the first one goes with the run.
-  const table = tableOf(baton);
-  const kept = `${table}.kept`;
-  linkSync(table, kept);
-  try {
-    process.kill(baton.pid, "SIGKILL");
-    await baton.ended;
-    await allGone(folder, GONE_MS);
-    expect(usedBytes(kept)).toEqual([0, 0]);
-    expect(existsSync(table), "the table of the stand-in GPUs").toBe(false);
-    expect(readdirSync(folder), "the folder of the socket").toEqual(["out"]);
-  } finally {
-    rmSync(kept);
-  }
-}
-
-/** The error blocks of an output: lines that begin with a code. */
-function errorCodes(output: string): string[] {
-  return [...output.matchAll(/^([A-Z][A-Z0-9_]{3,}): /gm)].map((match) => match[1] as string);
 }
 
 async function killed(phase: NodePhase, victim: Victim): Promise<void> {
