@@ -1,4 +1,7 @@
-/** tsc over everything, pyright (strict) over the Python package, and the generated messages against their source. */
+/**
+ * tsc over everything, pyright over the Python package (strict), its tests and
+ * the scripts, and the generated messages against their source.
+ */
 import { developmentPython } from "./lib/python.mjs";
 import { run, SetupError } from "./lib/tools.mjs";
 
@@ -6,6 +9,7 @@ const python = developmentPython();
 const checks = [
   ["tsc", "npx", ["tsc", "--noEmit", "-p", "tsconfig.json"]],
   ["pyright", "npx", ["pyright", "--project", "python", "--pythonpath", python, "python/src"]],
+  ["pyright, tests", "npx", ["pyright", "--project", "test/pyrightconfig.json", "--pythonpath", python]],
   ["protocol", "npx", ["tsx", "scripts/protocol.ts", "--check"]],
 ];
 

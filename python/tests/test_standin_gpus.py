@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from standin import MIB, Standin, require_build
@@ -15,7 +16,7 @@ def standin(tmp_path: Path) -> Standin:
     return Standin(tmp_path, devices=3, device_bytes=64 * MIB)
 
 
-def answer(standin: Standin, code: str, **more: str) -> dict[str, object]:
+def answer(standin: Standin, code: str, **more: Any) -> dict[str, object]:
     """Runs `code`, which prints one JSON object as its last line, and says nothing on stderr."""
     done = standin.python(code, **more)
     assert done.returncode == 0, done.stderr

@@ -130,7 +130,7 @@ class Trainer:
             if self.shape.optimizer == "FusedAdam":
                 optimizer: Any = deepspeed.ops.adam.FusedAdam(trained, lr=1e-4)
             else:
-                optimizer = torch.optim.AdamW(trained, lr=1e-4, **{self.shape.optimizer: True})
+                optimizer = torch.optim.AdamW(trained, lr=1e-4, **{self.shape.optimizer: True})  # pyright: ignore
             engine, *_ = deepspeed.initialize(model=policy, optimizer=optimizer, config=self.shape.config())
             reference = None
             if self.shape.reference:
@@ -259,7 +259,7 @@ def paused(checks: Checks, trainer: Trainer, memory: TrainingMemory, want: list[
     checks.that(f"{name}: the optimizer state is complete", memory.complete)
     if reference is not None:
         after = torch.cat([p.flatten()[:64] for p in reference.parameters()])
-        checks.that(f"{name}: the reference model is unchanged", torch.equal(before, after))
+        checks.that(f"{name}: the reference model is unchanged", before is not None and torch.equal(before, after))
         memory.wait()
         handoffs.once()
         checks.that(f"{name}: frozen weights are saved once", handoffs.clean > 0)

@@ -52,7 +52,8 @@ def main() -> None:
     session = baton.attach(engine)
     write("answers", answers(engine))
     weights = {}
-    for name, parameter in engine.module.named_parameters():
+    module: Any = engine.module
+    for name, parameter in module.named_parameters():
         with deepspeed.zero.GatheredParameters([parameter], enabled=STAGE == 3):
             weights[name] = parameter.detach().flatten().tolist()
     write("weights", weights)

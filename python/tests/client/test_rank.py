@@ -34,6 +34,7 @@ from baton.protocol.messages import (
     Prompts,
     Release,
     Released,
+    ReleaseStage,
     Resume,
     Resumed,
     Returned,
@@ -80,8 +81,9 @@ class Controller(Peer):
 
     def open_rollout(self, epoch: int, *, opened: int | None = None) -> list[Released]:
         assert self.receive(Arrive).epoch == epoch
-        released = []
-        for seq, stage in ((1, "optimizer"), (2, "all")):
+        released: list[Released] = []
+        stages: tuple[ReleaseStage, ...] = ("optimizer", "all")
+        for seq, stage in enumerate(stages, start=1):
             self.send(Release(seq=seq, stage=stage, want_bytes=None))
             released.append(self.receive(Released))
         self.send(Opened(epoch=epoch if opened is None else opened))
@@ -198,7 +200,7 @@ def test_a_rank_through_three_rollouts(start, stage, ending):
         strict=True,
     ):
         name = manifest.names[tensor]
-        whole = b"".join(content.get(segment, b"\0" * size) for segment in range(max(needed) + 1))
+        whole = b"".join(content[segment] if segment in content else b"\0" * size for segment in range(max(needed) + 1))
         piece = np.frombuffer(whole[offset : offset + 4 * count], dtype=np.float32)
         expected = np.array(weights[name], dtype=np.float32)
         assert start_element == 0

@@ -15,7 +15,7 @@ Results = dict[str, dict[str, Any]]
 
 
 def run_job(
-    folder: Path, ranks: int, name: str, *arguments: str, launcher: str = "torchrun", **more: str
+    folder: Path, ranks: int, name: str, *arguments: str, launcher: str = "torchrun", **more: Any
 ) -> list[Results]:
     """The results of every rank of one job."""
     require_build()
