@@ -18,7 +18,6 @@ export interface DeepSpeedShape {
   readonly defaultThreshold?: boolean;
   readonly steps?: number;
   readonly pauseSeconds?: number;
-  readonly set?: readonly string[];
 }
 
 /** Sizes that 3 ranks do not divide: partitions end inside of rows, and at odd elements. */
@@ -47,20 +46,30 @@ function writeModel(folder: string, { tied, keyValueHeads, dtype }: DeepSpeedSha
   return model;
 }
 
+/** By a recipe, and by torchrun: the demo has the command line and accelerate. */
 export function deepspeedRun(folder: string, shape: DeepSpeedShape): Baton {
   const { ranks, engines, tensorParallel, zero, dtype } = shape;
   const model = writeModel(folder, shape);
+  const recipe = join(folder, "recipe.yaml");
+  writeFileSync(
+    recipe,
+    [
+      // Relative to the recipe, not to where the run is started.
+      `engine: {model: ./model, engines: ${engines}, tensorParallel: ${tensorParallel}, dtype: ${dtype},`,
+      "  maxModelLength: 32, maxSequences: 16}",
+      "gpus: {simulated: {memoryBytes: 16MiB}}",
+      `ranks: ${ranks}`,
+      `out: ${join(folder, "out")}`,
+    ].join("\n"),
+  );
   const script = ["--model", model, "--zero", String(zero), "--dtype", dtype, "--steps", String(shape.steps ?? 2)];
   if (shape.defaultThreshold) script.push("--default-threshold");
-  const words = ["--engines", String(engines), "--tp", String(tensorParallel), "--ranks", String(ranks)];
-  const set = [`engine.dtype=${dtype}`, "engine.maxModelLength=32", "engine.maxSequences=16", ...(shape.set ?? [])];
   return new Baton(
     folder,
     [
-      ...["run", "--model", model, "--simulated", "16MiB", "--out", join(folder, "out"), "--log", ...words],
-      ...set.flatMap((pair) => ["--set", pair]),
-      ...["--", python, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", String(ranks)],
-      ...[join(fixtures, "deepspeed_rank.py"), ...script, "--pause-seconds", String(shape.pauseSeconds ?? 0)],
+      ...["run", recipe, "--log", "--", python, "-m", "torch.distributed.run", "--standalone"],
+      ...["--nproc-per-node", String(ranks), join(fixtures, "deepspeed_rank.py"), ...script],
+      ...["--pause-seconds", String(shape.pauseSeconds ?? 0)],
     ],
     { BATON_PYTHON: python },
   );

@@ -1,10 +1,7 @@
-/** The demo as a user starts it: real DeepSpeed, real engines, a policy that really learns. */
-import { writeFileSync } from "node:fs";
-import { join } from "node:path";
 import { describe, expect, it } from "vitest";
 import { eventsOf, type RunEvent } from "../../src/report/events.js";
 import type { Summary } from "../../src/report/summary.js";
-import { Baton, processesWith, root, withFolder } from "./baton.js";
+import { Baton, processesWith, withFolder } from "./baton.js";
 import { python } from "./light.js";
 
 /** Problems that were never trained on, as grpo.py's --held-out has it. */
@@ -80,33 +77,6 @@ function expectStateReleased({ topology, gpus }: Summary, events: readonly RunEv
 function twoErrors(before: number, after: number): number {
   return 2 * Math.sqrt((before * (1 - before) + after * (1 - after)) / HELD_OUT);
 }
-
-describe("baton run", { timeout: 900_000 }, () => {
-  it("takes a recipe and another launcher", async () => {
-    await withFolder(async (folder) => {
-      const recipe = join(folder, "recipe.yaml");
-      writeFileSync(
-        recipe,
-        [
-          `engine: {model: ${join(root, "python/src/baton/examples/tiny_model")}, tensorParallel: 2, maxModelLength: 64}`,
-          "gpus: {count: 2, simulated: {memoryBytes: 24MiB}}",
-          `out: ${folder}/out`,
-        ].join("\n"),
-      );
-      const launcher = [python, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"];
-      const script = ["-m", "baton.examples.grpo", "--zero", "2", "--steps", "1"];
-      const baton = new Baton(folder, ["run", recipe, "--", ...launcher, ...script], { BATON_PYTHON: python });
-      const ended = await baton.ended;
-      expect(ended.code, ended.output).toBe(0);
-      expect(baton.summary()).toMatchObject({
-        topology: { gpus: 2, ranks: 2, engines: 1, tensorParallel: 2, zeroStage: 2 },
-        steps: 1,
-        handoffs: { toGeneration: 2, toTraining: 2 },
-        left: { processes: 0, deviceBytes: 0 },
-      });
-    });
-  });
-});
 
 describe("the demo", { timeout: 900_000 }, () => {
   const shapes: readonly Shape[] = [
