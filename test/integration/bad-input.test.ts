@@ -169,7 +169,9 @@ describe("a run is refused", () => {
         python,
         "x.py",
       ];
-      const ended = await new Baton(folder, words, { BATON_PYTHON: python }).ended;
+      // Also on a machine that has some.
+      const environment = { BATON_PYTHON: python, BATON_NVML_LIBRARY: "/nonexistent" };
+      const ended = await new Baton(folder, words, environment).ended;
       expect(codes(ended)).toEqual(["GPUS_NOT_FOUND"]);
       for (const option of ["--gpus N", "--simulated"]) expect(ended.output).toContain(option);
       expect(existsSync(join(folder, "out"))).toBe(false);
