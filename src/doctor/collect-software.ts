@@ -3,7 +3,7 @@ import { execFile } from "node:child_process";
 import { existsSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { promisify } from "node:util";
-import { findOnPath, isNewEnough, type PythonProbe, probePython, pythonCandidates } from "../cli/python.js";
+import { findOnPath, isSupported, type PythonProbe, probePython, pythonCandidates } from "../cli/python.js";
 import { toBatonError } from "../errors.js";
 import { addonVersion } from "../native.js";
 import type { PythonFacts, SoftwareFacts, ToolFacts } from "./facts.js";
@@ -27,7 +27,7 @@ export async function collectPython(
     const probe = await probePython(path, PACKAGES, deadlineMs);
     if (probe === null) continue;
     probes.push(probe);
-    if (isNewEnough(probe) && NEEDED.every((name) => name in probe.versions)) break;
+    if (isSupported(probe) && NEEDED.every((name) => name in probe.versions)) break;
   }
   const best = probes.reduce<PythonProbe | null>(
     (a, b) => (a === null || b.missing.length < a.missing.length ? b : a),
