@@ -69,6 +69,7 @@ Return write_processes(const NvmlState& state, uint32_t index, unsigned* count, 
   const unsigned room = *count;
   *count = static_cast<unsigned>(bytes_by_pid.size());
   if (room < bytes_by_pid.size()) return kInsufficientSize;
+  if (entries == nullptr) return kSuccess;  // there is nothing to write
   for (const auto& [pid, bytes] : bytes_by_pid)
     *entries++ = entry(pid, bytes);
   return kSuccess;
