@@ -19,7 +19,7 @@ export interface ChildOptions {
   /** Absolute paths of what the guard removes when the controller is gone. */
   readonly remove: readonly string[];
   /** Files of this prefix that the child's processes map are noted in `record`, and removed with the others. */
-  readonly sharedMemory: { readonly prefix: string; readonly record: string };
+  readonly sharedMemory: { readonly prefix: string; readonly record: string } | null;
   /** Where its output goes; null: to the controller's own standard output and error. */
   readonly logPath: string | null;
 }
@@ -78,7 +78,7 @@ function guardOptions({ controller, stoppedDeadlineMs, remove, sharedMemory }: C
   return [
     ...["--parent", String(controller.pid), "--parent-start", String(controller.startTime)],
     ...["--stopped-deadline-ms", String(stoppedDeadlineMs)],
-    ...["--shared-memory", sharedMemory.prefix, "--record", sharedMemory.record],
+    ...(sharedMemory === null ? [] : ["--shared-memory", sharedMemory.prefix, "--record", sharedMemory.record]),
     ...remove.flatMap((path) => ["--remove", path]),
   ];
 }

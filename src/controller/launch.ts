@@ -51,14 +51,15 @@ export async function launch(options: LaunchOptions): Promise<void> {
     standin: options.standin?.environment ?? null,
     startMs: config.deadlines.startMs,
   });
-  const start = async (child: Pick<ChildOptions, "name" | "command" | "environment" | "logPath">): Promise<Child> => {
+  const start = async (
+    child: Pick<ChildOptions, "name" | "command" | "environment" | "logPath" | "sharedMemory">,
+  ): Promise<Child> => {
     const started = await startChild({
       ...child,
       guardPath: guardPath(),
       controller,
       stoppedDeadlineMs: options.stoppedDeadlineMs,
       remove: [options.socket.path, ...(options.standin?.files ?? [])],
-      sharedMemory: { prefix: OF_DEEPSPEED, record: recordPath(options.socket.path, child.name) },
     });
     children.push(started);
     return started;
@@ -74,6 +75,7 @@ export async function launch(options: LaunchOptions): Promise<void> {
         BATON_STANDIN_ROLE: "engine",
       },
       logPath: options.logFile(`engine-${engine}.log`),
+      sharedMemory: null,
     });
     void child.ended.then((exit) => {
       // An engine that never connected is known by its guard only; the others by their own process.
@@ -86,6 +88,7 @@ export async function launch(options: LaunchOptions): Promise<void> {
     command: plan.command,
     environment: { ...environment, BATON_STANDIN_ROLE: "rank" },
     logPath: plan.logCommand ? options.logFile("launcher.log") : null,
+    sharedMemory: { prefix: OF_DEEPSPEED, record: recordPath(options.socket.path) },
   });
   recorder.spawned("launcher", launcher.pid);
   void launcher.ended.then((exit) => {

@@ -3,7 +3,7 @@
  * each other's files but not each other's processes; so the name says which process of which process-id namespace of
  * which boot made it, and only what certainly lost its owner is removed.
  */
-import { readdirSync, readFileSync, readlinkSync, rmSync, statSync } from "node:fs";
+import { existsSync, readdirSync, readFileSync, readlinkSync, rmSync, statSync } from "node:fs";
 import { join } from "node:path";
 import { processInfo } from "../native.js";
 
@@ -21,8 +21,8 @@ const BASE = 36;
 const NAME = /^baton-([0-9a-f]{8})-([0-9a-z]+)-([0-9a-z]+)-([0-9a-z]+)-[\w-]+(?:\.standin)?$/;
 /** A name that nobody can be asked about: it is never swept. */
 const UNKNOWN = "baton-00000000-0-0-0";
-/** Files in the socket folder in which guards note the shared memory that the run's processes map. */
-const RECORD = /^shared-memory-/;
+/** The file in the socket folder in which a guard notes the shared memory that the run's processes map. */
+const RECORD = "shared-memory";
 
 /** This process as an owner; null where the kernel does not tell. */
 export function thisOwner(): Owner | null {
@@ -89,14 +89,14 @@ export function sweep(folders: readonly string[]): string[] {
 }
 
 /**
- * Removes the shared memory that guards noted in this folder, if it is still the same file.
+ * Removes the shared memory that a guard noted in this folder, if it is still the same file.
  *
  * @returns the paths of what was removed
  */
 export function removeSharedMemory(folder: string): string[] {
-  const records = list(folder).filter((name) => RECORD.test(name));
-  const lines = records.flatMap((name) => readFileSync(join(folder, name), "utf8").split("\n"));
-  return [...new Set(lines)].flatMap((line) => {
+  const record = recordPath(folder);
+  const lines = existsSync(record) ? readFileSync(record, "utf8").split("\n") : [];
+  return lines.flatMap((line) => {
     const [, device, inode, path] = /^(\d+) (\d+) (\/.+)$/.exec(line) ?? [];
     if (path === undefined) return [];
     const status = statSync(path, { throwIfNoEntry: false, bigint: true });
@@ -107,8 +107,8 @@ export function removeSharedMemory(folder: string): string[] {
 }
 
 /** Where a guard notes the shared memory that processes below it map. */
-export function recordPath(socketFolder: string, child: string): string {
-  return join(socketFolder, `shared-memory-${child.replaceAll(" ", "-")}`);
+export function recordPath(socketFolder: string): string {
+  return join(socketFolder, RECORD);
 }
 
 function list(folder: string): string[] {

@@ -47,7 +47,7 @@ it("what is left by a run that is certainly gone is removed, and nothing else", 
   for (const name of Object.values(names).slice(2)) expect(existsSync(join(folder, name, "socket")), name).toBe(true);
 });
 
-it("shared memory that guards noted goes with it, as long as it is the same file", () => {
+it("shared memory that a guard noted goes with it, as long as it is the same file", () => {
   const folder = temporaryFolder();
   const shared = join(folder, "deepspeed_1 with a space");
   const another = join(folder, "deepspeed_2");
@@ -56,8 +56,7 @@ it("shared memory that guards noted goes with it, as long as it is the same file
   const socketFolder = join(folder, ownedName("gone", gone));
   mkdirSync(socketFolder);
   const line = `${dev} ${ino} ${shared}\n`;
-  writeFileSync(recordPath(socketFolder, "engine 0"), `${line}${dev} ${ino} ${another}\n${dev} 12 /nonexistent\n12 3`);
-  writeFileSync(recordPath(socketFolder, "launcher"), line);
+  writeFileSync(recordPath(socketFolder), `${line}${dev} ${ino} ${another}\n${dev} 12 /nonexistent\n${line}12 3`);
   expect(sweep([folder])).toEqual([shared, socketFolder]);
   expect([shared, another].map((path) => existsSync(path))).toEqual([false, true]);
   expect(removeSharedMemory(socketFolder)).toEqual([]);
