@@ -71,6 +71,7 @@ export function deepspeedRun(folder: string, shape: DeepSpeedShape): Baton {
       ...["--nproc-per-node", String(ranks), join(fixtures, "deepspeed_rank.py"), ...script],
       ...["--pause-seconds", String(shape.pauseSeconds ?? 0)],
     ],
-    { BATON_PYTHON: python },
+    // With it DeepSpeed's own collectives go through shared memory, as under its own launcher.
+    { BATON_PYTHON: python, LOCAL_SIZE: String(ranks) },
   );
 }
