@@ -299,7 +299,7 @@ class Welcome(msgspec.Struct, kw_only=True, rename="camel", tag="welcome", tag_f
 
 
 class Arena(msgspec.Struct, kw_only=True, rename="camel", tag="arena", tag_field="type"):
-    """To a rank, in answer to its manifest: the arena, as one descriptor."""
+    """To a rank, right after its welcome: an empty memfd as one descriptor, and how large it may grow."""
 
     arena_bytes: Count
 
