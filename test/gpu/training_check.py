@@ -19,6 +19,7 @@ from typing import Any
 
 import deepspeed
 import torch
+from baton.training.arena import own_arena
 from baton.training.holdings import Role
 from baton.training.manifest import Weights
 from baton.training.memory import TrainingMemory
@@ -211,7 +212,10 @@ class Handoffs:
         addresses = {held.key: held.address for held in holdings}
         if memory._unknown:
             self.wrong.append(f"blocks that nobody knows: {[size for _, size in memory._unknown]}")
-        memory._ensure_arena()
+        if memory._arena is None:
+            memory._arena = own_arena(memory.pool)
+            memory._arena.settle(memory.arena_bytes_needed())
+            memory._arena.wait()
         used = device_bytes_used()
         seconds, reports = 0.0, []
         for stage in ("optimizer", "all") if stages else ("all",):

@@ -150,6 +150,8 @@ async function execute(
     guardPath: guardPath(),
     controller: { pid: process.pid, startTime: processInfo(process.pid)?.startTime ?? 0n },
     stoppedDeadlineMs: STOPPED_MS,
+    remove: [],
+    sharedMemory: null,
     logPath: log,
   });
   const timer = new AbortController();
