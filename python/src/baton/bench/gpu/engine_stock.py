@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import math
 import time
 from functools import partial
@@ -55,6 +56,9 @@ def measure(job: Job, results: Results) -> None:
     for name, arguments in packing:
         for _ in range(job.cycles + 1):
             results.timed(f"ipc {name} seconds", partial(transfer, llm, tensors, **arguments))
+            # What was sent is held until the sender asks whether the receiver has let go of it.
+            gc.collect()
+            torch.cuda.ipc_collect()
             results.show()
     results.step("load_weights from one mapped buffer")
     from torch.multiprocessing.reductions import reduce_tensor
