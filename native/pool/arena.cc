@@ -13,7 +13,7 @@
 namespace baton::pool {
 namespace {
 
-constexpr uint64_t kBytesPerThread = 64 << 20;
+constexpr uint64_t kBytesPerThread = 32 << 20;
 constexpr unsigned kMostThreads = 16;
 // What is brought in and registered at a time: a pause that needs room waits for no more than its share.
 constexpr uint64_t kPieceBytes = 512 << 20;
@@ -35,32 +35,50 @@ Error unusable(const std::string& message, const std::string& expected, const st
                .driver_result = std::nullopt};
 }
 
-// Brings pages in without changing what they hold.
-void touch(std::byte* begin, uint64_t bytes) {
+// Brings pages in without changing what they hold; the errno of a page that cannot be had, or 0. By the kernel in one
+// call, which says so when there is no memory; where the kernel is too old for that, -1.
+int populate(std::byte* begin, uint64_t bytes) {
 #if defined(MADV_POPULATE_WRITE)
-  if (madvise(begin, bytes, MADV_POPULATE_WRITE) == 0) return;
+  if (madvise(begin, bytes, MADV_POPULATE_WRITE) == 0) return 0;
+  return errno == EINVAL ? -1 : errno;
+#else
+  return -1;
 #endif
-  const uint64_t page = page_bytes();
-  for (uint64_t offset = 0; offset < bytes; offset += page) {
-    auto* byte = reinterpret_cast<unsigned char*>(begin + offset);
-    __atomic_fetch_or(byte, 0, __ATOMIC_RELAXED);
-  }
 }
 
-// Registering would bring the pages in one by one; several threads do it several times faster.
-void touch_in_parallel(std::byte* begin, uint64_t bytes) {
+// Registering would bring the pages in one by one, and so would reserving them in the file; several threads that touch
+// them are several times faster.
+template <typename Work>
+int in_parallel(std::byte* begin, uint64_t bytes, const Work& work) {
   const uint64_t wanted = (bytes + kBytesPerThread - 1) / kBytesPerThread;
   const uint64_t threads =
       std::clamp<uint64_t>(wanted, 1, std::clamp(std::thread::hardware_concurrency(), 1U, kMostThreads));
-  const uint64_t page = page_bytes();
-  const uint64_t share = (bytes / threads + page - 1) / page * page;
+  const uint64_t share = round_up((bytes + threads - 1) / threads, page_bytes());
+  std::vector<int> results(threads, 0);
   std::vector<std::thread> helpers;
   for (uint64_t i = 1; i < threads && i * share < bytes; ++i) {
-    helpers.emplace_back(touch, begin + i * share, std::min(share, bytes - i * share));
+    helpers.emplace_back([&, i] { results[i] = work(begin + i * share, std::min(share, bytes - i * share)); });
   }
-  touch(begin, std::min(share, bytes));
+  results[0] = work(begin, std::min(share, bytes));
   for (std::thread& helper : helpers)
     helper.join();
+  const auto failed = std::find_if(results.begin(), results.end(), [](int result) { return result != 0; });
+  return failed == results.end() ? 0 : *failed;
+}
+
+int touch(std::byte* begin, uint64_t bytes) {
+  for (uint64_t offset = 0; offset < bytes; offset += page_bytes())
+    __atomic_fetch_or(reinterpret_cast<unsigned char*>(begin + offset), 0, __ATOMIC_RELAXED);
+  return 0;
+}
+
+// 0, or an errno.
+int bring_in(int fd, uint64_t offset, std::byte* memory, uint64_t bytes) {
+  const int populated = in_parallel(memory, bytes, populate);
+  if (populated >= 0) return populated;
+  // Without memory behind it, touching would be SIGBUS. EOPNOTSUPP: not a file that can tell.
+  if (fallocate(fd, 0, static_cast<off_t>(offset), static_cast<off_t>(bytes)) != 0 && errno != EOPNOTSUPP) return errno;
+  return in_parallel(memory, bytes, touch);
 }
 
 }  // namespace
@@ -97,10 +115,12 @@ Result<std::shared_ptr<Arena>> Arena::open(const Gpu& gpu, int fd, uint64_t offs
 }
 
 Status Arena::grow(uint64_t bytes) {
-  const std::lock_guard growing(grow_mutex_);
   const uint64_t wanted = bytes > capacity_bytes_ ? capacity_bytes_ : round_up(bytes, page_bytes());
-  for (uint64_t have = this->bytes(); have < wanted; have = this->bytes()) {
-    BATON_TRY(add_piece(have, std::min({have + kPieceBytes, wanted, capacity_bytes_})));
+  while (this->bytes() < wanted) {
+    // A piece at a time: whoever needs only a little gets its turn.
+    const std::lock_guard growing(grow_mutex_);
+    const uint64_t have = this->bytes();
+    if (have < wanted) BATON_TRY(add_piece(have, std::min({have + kPieceBytes, wanted, capacity_bytes_})));
   }
   return {};
 }
@@ -108,17 +128,16 @@ Status Arena::grow(uint64_t bytes) {
 Status Arena::add_piece(uint64_t begin, uint64_t end) {
   const uint64_t bytes = end - begin;
   std::byte* memory = memory_ + begin;
-  // Without memory behind it, writing would be SIGBUS. EOPNOTSUPP: not a file that can tell.
-  if (fallocate(fd_, 0, static_cast<off_t>(offset_ + begin), static_cast<off_t>(bytes)) != 0 && errno != EOPNOTSUPP) {
-    return unusable("There is not enough host memory for the arena.", std::to_string(bytes) + " more bytes",
-                    std::strerror(errno));
-  }
   struct stat status{};
-  if (fstat(fd_, &status) != 0 || static_cast<uint64_t>(status.st_size) < offset_ + end) {
-    return unusable("The arena's memfd is too small.", std::to_string(offset_ + end) + " bytes",
-                    std::to_string(status.st_size) + " bytes");
+  const uint64_t needed = offset_ + end;
+  if (fstat(fd_, &status) != 0 ||
+      (static_cast<uint64_t>(status.st_size) < needed && ftruncate(fd_, static_cast<off_t>(needed)) != 0)) {
+    return unusable("The arena's memfd cannot grow.", std::to_string(needed) + " bytes", std::strerror(errno));
   }
-  touch_in_parallel(memory, bytes);
+  if (const int error = bring_in(fd_, offset_ + begin, memory, bytes); error != 0) {
+    return unusable("There is not enough host memory for the arena.", std::to_string(bytes) + " more bytes",
+                    std::strerror(error));
+  }
   const CurrentContext current(gpu_);
   BATON_TRY(current.status());
   BATON_TRY(gpu_.driver().cuMemHostRegister(memory, bytes, cuda::kHostRegisterPortable));

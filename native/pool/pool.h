@@ -168,7 +168,8 @@ class Pool {
                          uint64_t& verified_bytes) const;
 
   // resume.cc
-  Status return_now(const std::vector<uint64_t>& indices, bool verify, ResumeReport& report);
+  Status return_now(const std::vector<uint64_t>& now, const std::vector<uint64_t>& later, bool verify,
+                    ResumeReport& report);
   void finish_return(uint64_t index);
   void drop_handles(const std::vector<uint64_t>& indices);
 

@@ -29,25 +29,9 @@ Result<ResumeReport> Pool::resume(const RangeSet& first, bool wait) {
   for (const uint64_t index : unused)
     become_absent(index);
 
-  // Memory for all of them first: that it is not there is learned now, not in the background.
-  std::vector<uint64_t> all = now;
-  all.insert(all.end(), later.begin(), later.end());
-  for (size_t i = 0; i < all.size(); ++i) {
-    auto handle = memory_.create();
-    if (!handle) {
-      all.resize(i);
-      drop_handles(all);
-      return std::move(handle).error();
-    }
-    segments_[all[i]].handle = *handle;
-  }
-
   ResumeReport report;
   const bool verify = verification_due();
-  if (Status status = return_now(now, verify, report); !status) {
-    drop_handles(all);
-    return std::move(status).error();
-  }
+  BATON_TRY(return_now(now, later, verify, report));
   for (const uint64_t index : now)
     finish_return(index);
   ++resumes_;
@@ -67,22 +51,34 @@ Result<ResumeReport> Pool::resume(const RangeSet& first, bool wait) {
   return report;
 }
 
-// Maps and fills `indices`, whose memory is there. Nothing is mapped when it fails.
-Status Pool::return_now(const std::vector<uint64_t>& indices, bool verify, ResumeReport& report) {
+// Takes memory for all, maps and fills `now`. Taking memory costs some tenths of a millisecond a segment: it goes on
+// while bytes are arriving. That there is none for `later` is learned here, not in the background. When it fails, all
+// are as before.
+Status Pool::return_now(const std::vector<uint64_t>& now, const std::vector<uint64_t>& later, bool verify,
+                        ResumeReport& report) {
   const uint64_t begin_ns = now_ns();
-  size_t mapped = 0;
+  std::vector<uint64_t> taken;
+  std::vector<uint64_t> mapped;
+  const auto take = [&](uint64_t index) -> Status {
+    BATON_ASSIGN(segments_[index].handle, memory_.create());
+    taken.push_back(index);
+    return {};
+  };
   const auto bring_back = [&]() -> Status {
-    for (const uint64_t index : indices) {
+    for (const uint64_t index : now) {
+      BATON_TRY(take(index));
       const uint64_t address = address_of(index);
       const Segment& segment = segments_[index];
       BATON_TRY(memory_.map(address, segment.handle));
-      ++mapped;
+      mapped.push_back(index);
       BATON_TRY(memory_.start_restore(segment.contents, address, address, stream_, report.copied_bytes));
     }
+    for (const uint64_t index : later)
+      BATON_TRY(take(index));
     BATON_TRY(stream_.synchronize());
     report.copy_ns = now_ns() - begin_ns;
     if (!verify) return {};
-    for (const uint64_t index : indices) {
+    for (const uint64_t index : now) {
       const uint64_t address = address_of(index);
       BATON_TRY(verify_contents(segments_[index].contents, address, address, report.verified_bytes));
     }
@@ -91,8 +87,9 @@ Status Pool::return_now(const std::vector<uint64_t>& indices, bool verify, Resum
   Status status = bring_back();
   if (status) return status;
   static_cast<void>(stream_.synchronize());
-  for (size_t i = 0; i < mapped; ++i)
-    static_cast<void>(memory_.unmap(address_of(indices[i])));
+  for (const uint64_t index : mapped)
+    static_cast<void>(memory_.unmap(address_of(index)));
+  drop_handles(taken);
   return status;
 }
 

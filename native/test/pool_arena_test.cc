@@ -82,6 +82,8 @@ TEST(Arena, GrowsWhileThePoolIsUsed) {
     BATON_EXPECT_OK(pool->resume({}, round % 2 == 0));
   }
   grower.join();
+  pool::ResumeReport report;
+  BATON_EXPECT_OK(pool->wait(10'000, report));
   EXPECT_TRUE(holds(block, 2 * kSegment, 5));
 }
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 
-from baton.engines.small import config as configuration
+from baton.engines import model_config
 from baton.errors import BatonError
 
 
 def tensors_of(folder: str) -> dict[str, tuple[int, ...]]:
     """Names and shapes of the model's parameters, tied ones once."""
     try:
-        return dict(configuration.read(folder).checkpoint_tensors())
+        return dict(model_config.read(folder).checkpoint_tensors())
     except BatonError:
         import torch
         from transformers import AutoConfig, AutoModelForCausalLM

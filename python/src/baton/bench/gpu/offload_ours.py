@@ -65,6 +65,8 @@ def cycle(memory: Any, results: Results, context: int) -> None:
 
     report = results.timed("release seconds", release)
     results.sample("left bytes", used_bytes() - context)
+    if not simulated():
+        results.sample("torch reserved bytes", torch.cuda.memory_reserved())
     results.sample("saved bytes", report.saved_bytes)
     results.sample("released bytes", report.released_bytes)
     results.sample("outside bytes", report.outside_bytes)
