@@ -63,6 +63,7 @@ def measure(job: Job, results: Results) -> None:
     results.step("load_weights from one mapped buffer")
     from torch.multiprocessing.reductions import reduce_tensor
 
+    torch.cuda.empty_cache()
     bucket = torch.empty_like(flat)
     bucket.copy_(flat)
     torch.cuda.synchronize()

@@ -13,8 +13,6 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import numpy as np
-
 from baton import native
 from baton.engines.adapter import EngineAdapter, EngineConfig, EngineInfo, Request, Sample, Sampling, WakeTag
 from baton.engines.requests import check_requests
@@ -61,14 +59,7 @@ class VllmEngine(EngineAdapter):
         self._pids = [info["pid"] for info in infos]
         self._vocabulary = infos[0]["vocabulary_size"]
         self.collective("baton_record_own", deadline=ends - time.monotonic())
-        self._warm_up(config)
         return EngineInfo.of(config, infos)
-
-    def _warm_up(self, config: EngineConfig) -> None:
-        """The first request compiles kernels of vLLM's sampler, which takes half a second: not in the first rollout."""
-        prompt = np.ones(max(1, min(8, config.max_model_length - 4)), dtype=np.uint32)
-        for top_p in (1.0, 0.9):
-            self.generate([Request(prompt, 2, 0)], Sampling(1.0, top_p, 4, (), 0), lambda *_: None)
 
     def sleep(self, level: int, deadline: float) -> list[int | None]:
         return self.collective("baton_sleep", level, deadline=deadline)
