@@ -105,12 +105,12 @@ const checks = z.strictObject({
     .union([z.number().positive(), z.null()])
     .default(null)
     .describe(
-      "Largest difference of one logprob that is accepted; null: 1e-4 for float32, else 1 (bf16 alone makes 0.4).",
+      "Largest difference of one logprob that is accepted; null: 1e-4 for float32, else 3 (bf16 alone makes 0.8).",
     ),
   logprobMeanBound: z
     .union([z.number().positive(), z.null()])
     .default(null)
-    .describe("Largest mean difference that is accepted; null: 1e-4 for float32, else 0.1 (bf16 alone makes 0.05)."),
+    .describe("Largest mean difference that is accepted; null: 1e-4 for float32, else 0.1 (bf16 alone makes 0.06)."),
   verifyFrozen: z
     .int()
     .min(0)
@@ -176,11 +176,11 @@ export interface LogprobBounds {
  * The bounds of this recipe: its own, or those of its dtype.
  *
  * Two correct implementations in bfloat16 differ by what rounding does to logits of 20 to 40: SmolLM2-135M in
- * transformers, bfloat16 against float32, by 0.04 on average and 0.44 at most. A mistake in one of its 30 layers
+ * transformers, bfloat16 against float32, by 0.05 on average, and in one token of thousands by 0.8. A mistake in one of its 30 layers
  * makes far more: 0.18 and 2.8 when the keys of one head are zero, 1.2 and 8.3 when two matrices are swapped.
  */
 export function logprobBounds(recipe: Recipe): LogprobBounds {
-  const byDtype = recipe.engine.dtype === "float32" ? { max: 1e-4, mean: 1e-4 } : { max: 1, mean: 0.1 };
+  const byDtype = recipe.engine.dtype === "float32" ? { max: 1e-4, mean: 1e-4 } : { max: 3, mean: 0.1 };
   return {
     max: recipe.checks.logprobMaxBound ?? byDtype.max,
     mean: recipe.checks.logprobMeanBound ?? byDtype.mean,

@@ -40,7 +40,7 @@ def train(checks: Checks, folder: Path, model: Path, part: str, zero: int, steps
         f"{part}: checksums", found["weightChecksumsPassed"] > 0 and found["weightChecksumsFailed"] == 0, str(found)
     )
     difference = found["maxLogprobDifference"]
-    checks.that(f"{part}: logprobs", difference is not None and difference <= 1.0, str(difference))
+    checks.that(f"{part}: logprobs", difference is not None and difference <= 3.0, str(difference))
     if difference is not None:
         checks.figure(f"{part}: largest logprob difference", difference)
     for name in ("first", "last", "heldOutBefore", "heldOutAfter"):
