@@ -1,12 +1,12 @@
 /** Runs a plan with its progress on the terminal, and says how it ended. */
 import { relative } from "node:path";
-import { lastLines } from "../controller/children.js";
 import { type RunOutcome, type RunPlan, runNode } from "../controller/run.js";
 import { BatonError } from "../errors.js";
+import { endOfLog } from "../report/log-end.js";
 import { Progress } from "../report/progress.js";
 import { packageVersion } from "./package.js";
 
-const LOG_LINES = 15;
+const LOG_LINES = 20;
 
 /** @returns the exit code */
 export async function execute(plan: Omit<RunPlan, "version" | "environment" | "progress">): Promise<number> {
@@ -23,7 +23,7 @@ export async function execute(plan: Omit<RunPlan, "version" | "environment" | "p
 }
 
 function showLog(path: string, say: (line: string) => void): void {
-  const lines = lastLines(path, LOG_LINES);
+  const lines = endOfLog(path, LOG_LINES);
   if (lines.length === 0) return;
   say(`last lines of ${relative(process.cwd(), path)}:`);
   for (const line of lines) say(`  ${line}`);

@@ -3,7 +3,7 @@
  * controller is gone, and in a session of its own, so that a terminal's Ctrl-C reaches only the controller.
  */
 import { type ChildProcess, spawn } from "node:child_process";
-import { closeSync, openSync, readSync, statSync } from "node:fs";
+import { closeSync, openSync } from "node:fs";
 import { BatonError } from "../errors.js";
 import type { ProcessExit } from "../phases/events.js";
 
@@ -103,20 +103,4 @@ function watch(options: ChildOptions, child: ChildProcess): Child {
     ended,
     signal: (signal) => exit === null && child.kill(signal),
   };
-}
-
-/** The last lines of a log, for an error. Empty when there is none. */
-export function lastLines(path: string | null, lines: number): string[] {
-  if (path === null) return [];
-  const bytes = statSync(path, { throwIfNoEntry: false })?.size ?? 0;
-  if (bytes === 0) return [];
-  const wanted = Math.min(bytes, 64 * 1024);
-  const buffer = Buffer.alloc(wanted);
-  const file = openSync(path, "r");
-  try {
-    const read = readSync(file, buffer, 0, wanted, bytes - wanted);
-    return buffer.toString("utf8", 0, read).trimEnd().split("\n").slice(-lines);
-  } finally {
-    closeSync(file);
-  }
 }

@@ -4,10 +4,11 @@ import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { packageRoot } from "../../cli/package.js";
 import { freePort } from "../../cli/port.js";
-import { lastLines, startChild } from "../../controller/children.js";
+import { startChild } from "../../controller/children.js";
 import { guardPath, processInfo } from "../../native.js";
 import type { RecipeInput } from "../../recipe/schema.js";
 import { readEvents } from "../../report/events.js";
+import { endOfLog } from "../../report/log-end.js";
 import type { Part } from "./plan.js";
 import { type CommandStamp, type PartResult, readRecord, recordPath, writeResult } from "./results.js";
 import { runFigures } from "./run-figures.js";
@@ -76,7 +77,7 @@ function failureOf(
   if (ended.late) return { code: "DEADLINE", message: `not finished within ${part.deadlineMs / 1000} s (${at})` };
   if (ended.code === 0 && record?.finished === true) return null;
   const how = ended.signal ?? `exit code ${ended.code}`;
-  return { code: "BENCH_PROCESS_FAILED", message: `${how} ${at}; ${lastLines(log, 3).join(" | ")}` };
+  return { code: "BENCH_PROCESS_FAILED", message: `${how} ${at}; ${endOfLog(log, 3).join(" | ")}` };
 }
 
 async function runWords(
@@ -166,4 +167,4 @@ async function execute(
 }
 
 /** The end of a part's log, for people. */
-export const logTail = (out: string, name: string): string[] => lastLines(join(out, "logs", `${name}.log`), LOG_LINES);
+export const logTail = (out: string, name: string): string[] => endOfLog(join(out, "logs", `${name}.log`), LOG_LINES);
