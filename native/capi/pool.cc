@@ -200,12 +200,15 @@ baton_status baton_pool_discard(baton_pool* pool, baton_pause_report* report) {
   });
 }
 
-baton_status baton_pool_resume(baton_pool* pool, const baton_range* first, uint64_t first_count, int32_t wait,
+baton_status baton_pool_resume(baton_pool* pool, const baton_range* first, uint64_t first_count,
+                               const baton_range* leave, uint64_t leave_count, int32_t wait,
                                baton_resume_report* report) {
   return guarded([&]() -> Status {
     BATON_TRY(required({pool}));
     BATON_TRY(check_ranges(first, first_count));
-    BATON_ASSIGN(const auto done, pool->pool->resume(ranges_of(first, first_count), wait != 0));
+    BATON_TRY(check_ranges(leave, leave_count));
+    BATON_ASSIGN(const auto done, pool->pool->resume(ranges_of(first, first_count), wait != 0,
+                                                     ranges_of(leave, leave_count)));
     fill(report, done);
     return {};
   });

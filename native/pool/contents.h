@@ -20,6 +20,7 @@ inline constexpr size_t kWorths = 4;
 struct Contents {
   std::vector<std::shared_ptr<SavedRange>> saved;
   std::vector<Range> zeros;
+  RangeSet live;  // what was in use when it was paused, whatever it is worth
 };
 
 // The live ranges of one segment, divided by what they are worth. The rest of the segment is dead.

@@ -48,7 +48,8 @@ std::vector<Pool::Release> Pool::plan_pause(const PauseRequest& request) const {
   for (const auto& [index, segment] : segments_) {
     if (segment.state != Segment::State::kMapped || request.keep.intersects(range_of(index))) continue;
     Release release(index);
-    release.division = declarations_.divide(live.clipped(range_of(index)));
+    release.contents.live = live.clipped(range_of(index));
+    release.division = declarations_.divide(release.contents.live);
     release.save_bytes = release.division.saved.bytes();
     for (const Range& range : release.division.frozen.ranges()) {
       if (!frozen_copies_.find(range)) release.save_bytes += range.bytes();

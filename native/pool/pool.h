@@ -103,7 +103,7 @@ class Pool {
   Result<PauseReport> pause(const PauseRequest& request);
   Result<PauseReport> discard();
   // Errors: OUT_OF_MEMORY, FROZEN_CHANGED, driver errors. The pool stays paused then.
-  Result<ResumeReport> resume(const RangeSet& first, bool wait);
+  Result<ResumeReport> resume(const RangeSet& first, bool wait, const RangeSet& leave = {});
   // `report` is filled in either case. Errors: DEADLINE, and what ended the background resume.
   Status wait(uint64_t deadline_ms, ResumeReport& report);
 
@@ -168,6 +168,7 @@ class Pool {
                          uint64_t& verified_bytes) const;
 
   // resume.cc
+  bool may_stay_away(const Segment& segment, const RangeSet& leave) const;
   Status return_now(const std::vector<uint64_t>& now, const std::vector<uint64_t>& later, bool verify,
                     ResumeReport& report);
   void finish_return(uint64_t index);

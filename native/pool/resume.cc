@@ -4,7 +4,7 @@
 
 namespace baton::pool {
 
-Result<ResumeReport> Pool::resume(const RangeSet& first, bool wait) {
+Result<ResumeReport> Pool::resume(const RangeSet& first, bool wait, const RangeSet& leave) {
   const std::lock_guard operation(operation_mutex_);
   join_background_resume();
   std::unique_lock lock(state_mutex_);
@@ -20,6 +20,8 @@ Result<ResumeReport> Pool::resume(const RangeSet& first, bool wait) {
     if (segment.state != Segment::State::kPaused) continue;
     if (!blocks_.holds_block(index)) {
       unused.push_back(index);  // all its blocks were freed meanwhile
+    } else if (may_stay_away(segment, leave)) {
+      continue;
     } else if (wait || first.intersects(range_of(index))) {
       now.push_back(index);
     } else {
@@ -49,6 +51,13 @@ Result<ResumeReport> Pool::resume(const RangeSet& first, bool wait) {
     background_ = std::thread(&Pool::run_background_resume, this, std::move(later), verify);
   }
   return report;
+}
+
+// Whether nothing else was in use there. A segment in which nothing was in use at all comes back: PyTorch takes the free
+// blocks that it keeps for usable.
+bool Pool::may_stay_away(const Segment& segment, const RangeSet& leave) const {
+  const RangeSet& live = segment.contents.live;
+  return !live.empty() && live.subtracted(leave).empty();
 }
 
 // Takes memory for all, maps and fills `now`. Taking memory costs some tenths of a millisecond a segment: it goes on

@@ -102,7 +102,10 @@ _SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
         [c_void_p, c_void_p, c_uint64, c_void_p, c_uint64, c_uint64, POINTER(PauseReport)],
     ),
     "baton_pool_discard": (c_int32, [c_void_p, POINTER(PauseReport)]),
-    "baton_pool_resume": (c_int32, [c_void_p, c_void_p, c_uint64, c_int32, POINTER(ResumeReport)]),
+    "baton_pool_resume": (
+        c_int32,
+        [c_void_p, c_void_p, c_uint64, c_void_p, c_uint64, c_int32, POINTER(ResumeReport)],
+    ),
     "baton_pool_wait": (c_int32, [c_void_p, c_uint64, POINTER(ResumeReport)]),
     "baton_pool_export": (c_int32, [c_void_p, c_uint64, POINTER(c_int32)]),
     "baton_import_open": (

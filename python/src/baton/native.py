@@ -303,11 +303,24 @@ class Pool:
         check(library().baton_pool_discard(self.handle, byref(report)))
         return PauseReport(**_plain(report))  # pyright: ignore[reportArgumentType]
 
-    def resume(self, *, first: Sequence[tuple[int, int]] | Array = (), wait: bool = True) -> ResumeReport:
-        """Maps everything back; with `wait` False only what touches `first` is back when this returns."""
-        array = ranges(first)
+    def resume(
+        self,
+        *,
+        first: Sequence[tuple[int, int]] | Array = (),
+        leave: Sequence[tuple[int, int]] | Array = (),
+        wait: bool = True,
+    ) -> ResumeReport:
+        """Maps everything back; with `wait` False only what touches `first` is back when this returns.
+
+        Segments in which nothing but `leave` was live stay away until a later call.
+        """
+        now, away = ranges(first), ranges(leave)
         report = abi.ResumeReport()
-        check(library().baton_pool_resume(self.handle, _pointer(array), array.size, int(wait), byref(report)))
+        check(
+            library().baton_pool_resume(
+                self.handle, _pointer(now), now.size, _pointer(away), away.size, int(wait), byref(report)
+            )
+        )
         return ResumeReport(**_plain(report))  # pyright: ignore[reportArgumentType]
 
     def wait(self, deadline_ms: int) -> ResumeReport:
