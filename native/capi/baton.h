@@ -145,8 +145,9 @@ typedef struct {
 } baton_resume_report;
 
 // Maps everything back, except for segments in which nothing but `leave` was live when they were paused: those stay
-// away until a later call. Segments that touch `first` are back when the call returns; the others too when wait is 1, else a background thread brings them back in address order, each through an alias mapping:
-// its own address is mapped when its bytes are there, so a reader that is too early faults.
+// away until a later call. Segments that touch `first` are back when the call returns; the others too when wait is 1,
+// else a background thread brings them back in address order, each through an alias mapping: its own address is mapped
+// when its bytes are there, so a reader that is too early faults.
 BATON_API baton_status baton_pool_resume(baton_pool* pool, const baton_range* first, uint64_t first_count,
                                          const baton_range* leave, uint64_t leave_count, int32_t wait,
                                          baton_resume_report* report);

@@ -207,8 +207,8 @@ baton_status baton_pool_resume(baton_pool* pool, const baton_range* first, uint6
     BATON_TRY(required({pool}));
     BATON_TRY(check_ranges(first, first_count));
     BATON_TRY(check_ranges(leave, leave_count));
-    BATON_ASSIGN(const auto done, pool->pool->resume(ranges_of(first, first_count), wait != 0,
-                                                     ranges_of(leave, leave_count)));
+    BATON_ASSIGN(const auto done,
+                 pool->pool->resume(ranges_of(first, first_count), wait != 0, ranges_of(leave, leave_count)));
     fill(report, done);
     return {};
   });

@@ -53,8 +53,8 @@ Result<ResumeReport> Pool::resume(const RangeSet& first, bool wait, const RangeS
   return report;
 }
 
-// Whether nothing else was in use there. A segment in which nothing was in use at all comes back: PyTorch takes the free
-// blocks that it keeps for usable.
+// Whether nothing else was in use there. A segment in which nothing was in use at all comes back: PyTorch takes the
+// free blocks that it keeps for usable.
 bool Pool::may_stay_away(const Segment& segment, const RangeSet& leave) const {
   const RangeSet& live = segment.contents.live;
   return !live.empty() && live.subtracted(leave).empty();

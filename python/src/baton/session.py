@@ -14,7 +14,10 @@ from __future__ import annotations
 
 import atexit
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from typing import Any
+
+import torch
 
 from baton import joining
 from baton.connection import Connection
@@ -93,6 +96,13 @@ class Session:
         self._rollout = Rollout(self._connection, self._memory, self.announce)
         return self._rollout
 
+    def reference(self) -> AbstractContextManager[None]:
+        """The `frozen` models may be used inside of this block; then they leave the GPU until the next rollout ends.
+
+        Without it they stay on the GPU while the policy trains.
+        """
+        return self._memory.reference()
+
     def wait(self) -> None:
         """Waits until all of the training state is back. Needed only before reading optimizer state by hand."""
         self._memory.wait()
@@ -102,8 +112,14 @@ class Session:
         self._connection.send(Metrics(step=step, values={name: float(value) for name, value in values.items()}))
 
     def finish(self) -> None:
-        """Ends this rank's part in good order. The training state is back afterwards."""
+        """Ends this rank's part in good order. The training state is back afterwards. Collective.
+
+        The ranks end together: one that closes its process group while another is still in a collective with it would
+        bring that one down, after all the work is done.
+        """
         self._memory.wait()
+        if torch.distributed.is_initialized():
+            torch.distributed.barrier()
         self._connection.close()
 
     def announce(self) -> Weights:

@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from baton.errors import BatonError
 from baton.training.holdings import Labelled, Role
+
+if TYPE_CHECKING:
+    from baton.training.merging import MergedWeights
 
 #: Containers in containers are searched this deep for tensors that no name here covers.
 _DEPTH = 4
@@ -158,29 +161,38 @@ def module_of(user: Any) -> Any:
     return user.module if hasattr(user, "zero_optimization_stage") else user
 
 
-def training_tensors(engine: Any, frozen: Iterable[Any] = ()) -> Iterator[Labelled]:
-    """Every tensor of engine, optimizer and `frozen` (modules or engines that are not trained)."""
+def training_tensors(
+    engine: Any, frozen: Iterable[Any] = (), merged: MergedWeights | None = None
+) -> Iterator[Labelled]:
+    """Every tensor of engine, optimizer and `frozen` (modules or engines that are not trained), and what is `merged`
+    for the engine in place of weights with adapters.
+    """
     live = gradients_live(engine)
-    yield from _module_tensors(engine.module, "", live, trained=True)
+    stand_ins = set[int]() if merged is None else merged.bases
+    yield from _module_tensors(engine.module, "", live, trained=True, unread=stand_ins)
+    for index, buffer in enumerate([] if merged is None else merged.buffers):
+        yield Labelled(f"merged[{index}]", Role.MERGED, buffer)
     yield from _optimizer_tensors(engine, live)
     for position, other in enumerate(frozen):
-        yield from _module_tensors(module_of(other), f"frozen[{position}].", live, trained=False)
+        yield from _module_tensors(module_of(other), f"frozen[{position}].", live, trained=False, unread=set())
     yield from _rest(engine)
 
 
-def _module_tensors(module: Any, prefix: str, live: bool, *, trained: bool) -> Iterator[Labelled]:
+def _module_tensors(module: Any, prefix: str, live: bool, *, trained: bool, unread: set[int]) -> Iterator[Labelled]:
+    """`unread`: storages of weights that no engine looks at."""
     for name, parameter in module.named_parameters():
-        changes = trained and parameter.requires_grad
-        role = Role.PARAMETER if changes else Role.FROZEN
+        role = Role.REFERENCE if not trained else Role.PARAMETER if parameter.requires_grad else Role.FROZEN
         partition = getattr(parameter, "ds_tensor", None)
+        held = parameter.data if partition is None else partition
+        for_engine = trained and _storage_key(held) not in unread
         if partition is not None:
-            yield Labelled(prefix + name, role, partition, for_engine=trained)
+            yield Labelled(prefix + name, role, partition, for_engine=for_engine)
             yield Labelled(f"{prefix}{name} (gathered)", Role.BUFFER, parameter.data)
             secondary = getattr(parameter, "ds_secondary_tensor", None)
             if secondary is not None:
                 yield Labelled(f"{prefix}{name} (secondary partition)", Role.BUFFER, secondary)
         else:
-            yield Labelled(prefix + name, role, parameter.data, for_engine=trained)
+            yield Labelled(prefix + name, role, parameter.data, for_engine=for_engine)
         for attribute in ("grad", "grad_accum"):
             gradient = getattr(parameter, attribute, None)
             if gradient is not None:

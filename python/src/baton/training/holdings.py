@@ -19,8 +19,12 @@ class Role(Enum):
 
     #: Weights that the engine needs (and that an optimizer changes).
     PARAMETER = "parameter"
-    #: Weights that nobody changes: LoRA's base, a reference model.
+    #: Weights that nobody changes: LoRA's base.
     FROZEN = "frozen"
+    #: Weights of a model that is only read: a reference model.
+    REFERENCE = "reference"
+    #: Weights with the adapters merged in, made anew for each handoff.
+    MERGED = "merged"
     #: Module buffers, and whatever else engine and optimizer keep between steps.
     BUFFER = "buffer"
     #: fp32 copies of the parameters that the optimizer steps on.
@@ -47,7 +51,7 @@ class Labelled:
     tensor: torch.Tensor
     #: Gradients only: a later step will use this content. If not, zeros are as good, and expected by DeepSpeed.
     live: bool = True
-    #: Frozen only: the engine is fed from it, so it stays while parameters stay.
+    #: The engine's weights come from it, so it stays until they have been taken over.
     for_engine: bool = True
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal, cast
 
@@ -14,13 +13,12 @@ from baton import native
 from baton.errors import BatonError
 from baton.protocol import arrays
 from baton.protocol.messages import Manifest
+from baton.training.adapters import engine_weights
 from baton.training.deepspeed_state import stage_of
 from baton.training.memory import TrainingMemory
 
 Dtype = Literal["float32", "bfloat16", "float16"]
 _DTYPES = {torch.float32: "float32", torch.bfloat16: "bfloat16", torch.float16: "float16"}
-#: What wrappers of modules (torch.compile, activation checkpointing) put into parameter names.
-_WRAPPERS = ("_orig_mod.", "_checkpoint_wrapped_module.")
 
 
 @dataclass(frozen=True)
@@ -51,7 +49,8 @@ class Weights:
         shapes: list[list[int]] = []
         pieces: list[Piece] = []
         element_bytes: list[int] = []
-        for index, (name, parameter) in enumerate(_parameters(memory.engine.module)):
+        for index, weight in enumerate(engine_weights(memory.engine.module)):
+            name, parameter = weight.name, weight.parameter
             dtype = _DTYPES.get(parameter.dtype)
             if dtype is None:
                 raise _unsupported(f"{name} has dtype {parameter.dtype}", "float32, bfloat16 or float16")
@@ -59,7 +58,7 @@ class Weights:
             dtypes.append(dtype)
             shapes.append(list(getattr(parameter, "ds_shape", parameter.shape)))
             element_bytes.append(parameter.element_size())
-            piece = _piece(index, name, parameter, memory.pool)
+            piece = _piece(index, name, parameter, memory)
             if piece is not None:
                 pieces.append(piece)
         if not names:
@@ -94,35 +93,25 @@ class Weights:
         return native.checksum(memory.device, items, len(self.names))
 
 
-def _parameters(module: Any) -> Iterator[tuple[str, Any]]:
-    """Parameters under the names that the engine's load_weights knows; tied ones once."""
-    for name, parameter in module.named_parameters():
-        for wrapper in _WRAPPERS:
-            name = name.replace(wrapper, "")
-        if ".lora_" in name or name.startswith("base_model."):
-            raise _unsupported(
-                "the policy has LoRA adapters", "weights that the engine can load as they are (no adapters)"
-            )
-        yield name, parameter
-
-
-def _piece(index: int, name: str, parameter: Any, pool: native.Pool) -> Piece | None:
+def _piece(index: int, name: str, parameter: Any, memory: TrainingMemory) -> Piece | None:
     partition = getattr(parameter, "ds_tensor", None)
     if partition is None:
         if not parameter.data.is_contiguous():
             raise _unsupported(f"{name} is not contiguous", "contiguous weights")
-        start, elements, address = 0, parameter.numel(), parameter.data_ptr()
+        start, elements, held = 0, parameter.numel(), parameter.data
     else:
         share = int(partition.ds_numel)
         rank = torch.distributed.get_rank(parameter.ds_process_group)
         start = rank * share
         elements = min(share, int(parameter.ds_numel) - start)
-        address = partition.data_ptr()
+        held = partition
     if elements <= 0:
         return None
-    if not pool.owns(address):
+    merged = None if memory.merged is None else memory.merged.view(parameter)
+    address = (held if merged is None else merged).data_ptr()
+    if not memory.pool.owns(address):
         raise _unsupported(f"{name} is not in the training memory", "every parameter in the pool")
-    return Piece(index, start, elements, address - pool.base)
+    return Piece(index, start, elements, address - memory.pool.base)
 
 
 def _unsupported(found: str, expected: str) -> BatonError:
@@ -131,5 +120,5 @@ def _unsupported(found: str, expected: str) -> BatonError:
         f"The policy's weights cannot be given to an engine: {found}.",
         expected=expected,
         found=found,
-        action="Change the model, or merge its adapters before training.",
+        action="Change the model.",
     )

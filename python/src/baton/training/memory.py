@@ -11,7 +11,8 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Literal
@@ -20,24 +21,20 @@ import torch
 
 from baton import joining, native
 from baton.errors import BatonError
-from baton.training import deepspeed_state
+from baton.training import deepspeed_state, sizes
 from baton.training.arena import ArenaGrowth, own_arena
 from baton.training.away import AwayGuard
 from baton.training.backends import Backend, choose
 from baton.training.first_step import FirstStep
 from baton.training.gate import Gate
 from baton.training.holdings import Holding, Holdings, Role
+from baton.training.merging import MergedWeights
 from baton.training.moves import move_in, move_out, outside
+from baton.training.parking import Parking
 
 Stage = Literal["optimizer", "all"]
 
 RESUME_DEADLINE_SECONDS = 600.0
-_MIB = 1 << 20
-#: A segment is this part of the device, within bounds: few segments map and are imported fast (each costs the same,
-#: whatever its size), small ones release exactly.
-_SEGMENTS_PER_DEVICE = 320
-_LARGEST_SEGMENT_BYTES = 256 * _MIB
-
 #: What comes back behind the forward and backward passes; the gate holds back whoever wants it earlier.
 _LATER = (Role.MASTER, Role.MOMENT)
 
@@ -73,7 +70,7 @@ class TrainingMemory:
         self.device = _local_rank() if device is None else device
         self._backend: Backend = choose()
         if segment_bytes is None:
-            segment_bytes = _segment_bytes(native.device_memory(self.device)[1])
+            segment_bytes = sizes.segment_bytes(native.device_memory(self.device)[1])
         self.pool = native.Pool(self.device, name="training", exportable=True, segment_bytes=segment_bytes)
         self._backend.install(self.pool)
         self._depth = 0
@@ -84,6 +81,9 @@ class TrainingMemory:
         self._away_guard: AwayGuard | None = None
         self._holdings = Holdings(())
         self._unknown: list[tuple[int, int]] = []
+        self._parking = Parking(self.pool)
+        #: What the engine gets of a policy with adapters in place of the weights that they change.
+        self.merged: MergedWeights | None = None
         self._paused: Stage | None = None
         self._arena: ArenaGrowth | None = None
         self.gate = Gate()
@@ -99,6 +99,8 @@ class TrainingMemory:
                 raise _wrong_state("open the training memory", "it is paused")
             self._depth += 1
             if self._depth == 1:
+                # Torch may reuse free memory that it keeps beside what is parked.
+                self._parking.bring_back()
                 self._backend.open()
         return self
 
@@ -126,6 +128,9 @@ class TrainingMemory:
             )
         deepspeed_state.check_supported(engine)
         self._engine, self._frozen = engine, tuple(frozen)
+        if self.merged is None:
+            with self:
+                self.merged = MergedWeights.of(engine.module)
         self.gate.guard(engine)
         if torch.distributed.is_initialized():
             # The process group keeps the tensor of its last barrier, which may be one of the construction.
@@ -137,6 +142,8 @@ class TrainingMemory:
             self._away_guard.remove()
         modules = [deepspeed_state.module_of(user) for user in (engine, *self._frozen)]
         self._away_guard = AwayGuard(modules, lambda: self._paused is not None)
+        self._declare_worth()
+        self._park(Role.MERGED)
         if self._arena is not None:
             self._arena.settle(self.arena_bytes_needed())
         return holdings
@@ -150,8 +157,9 @@ class TrainingMemory:
             self._first_step.stop()
         if self._away_guard is not None:
             self._away_guard.remove()
+        self._parking.bring_back()
         self._engine, self._frozen, self._first_step, self._away_guard, self._unknown = None, (), None, None, []
-        self._holdings = Holdings(())
+        self._holdings, self.merged = Holdings(()), None
 
     @property
     def engine(self) -> Any:
@@ -175,7 +183,7 @@ class TrainingMemory:
         """Looks at engine and optimizer again; afterwards all their state is in the pool, and nothing else."""
         self._holdings = Holdings(())  # it keeps storages alive that are state no more
         self._backend.settle()
-        found = deepspeed_state.training_tensors(self._engine, self._frozen)
+        found = deepspeed_state.training_tensors(self._engine, self._frozen, self.merged)
         # Optimizers keep counters on the CPU, and a reference model may live there: nothing to give to an engine.
         holdings = Holdings(label for label in found if label.tensor.device.type in (self._backend.device_type, "cuda"))
         wrong = outside(holdings, self.pool)
@@ -203,13 +211,12 @@ class TrainingMemory:
 
     def arena_bytes_needed(self) -> int:
         """Host memory that a pause needs at most: everything live, and moments that do not exist yet."""
-        needed = sum(holding.bytes for holding in self._holdings if holding.role is not Role.COMMUNICATION)
+        needed = sum(held.bytes for held in self._holdings if held.role not in (Role.COMMUNICATION, Role.MERGED))
         needed += sum(size for _, size in self._unknown)
         if self._engine is not None and not self.complete:
             masters = deepspeed_state.masters_of(self._engine)
             needed += 2 * sum(master.numel() * master.element_size() for master in masters)
-        # Blocks are aligned; a little room spares a second arena when gradients are live at a pause.
-        return _round_up(needed + needed // 16 + 8 * _MIB, 2 * _MIB)
+        return sizes.arena_bytes(needed)
 
     # ---- pause and resume -------------------------------------------------------------------------------
 
@@ -225,7 +232,11 @@ class TrainingMemory:
         deepspeed_state.let_go_of_gathered(self._engine)
         for other in self._frozen:
             deepspeed_state.let_go_of_gathered(other)
-        return self._adopt()
+        holdings = self._adopt()
+        if self.merged is not None:
+            self._parking.bring_back(self._ranges(Role.MERGED))
+            self.merged.merge()
+        return holdings
 
     def pause(
         self,
@@ -244,9 +255,7 @@ class TrainingMemory:
         if self._arena is None:
             self._arena = own_arena(self.pool)
             self._arena.settle(self.arena_bytes_needed())
-        self._declare(native.FROZEN, holdings.of(Role.FROZEN))
-        self._declare(native.ZERO, [held for held in holdings.of(Role.GRADIENT) if not held.live])
-        self._declare(native.DISCARD, holdings.of(Role.COMMUNICATION))
+        self._declare_worth()
         report = self.pool.pause(
             live=self._backend.live(self.pool),
             keep=[*self._unknown, *(self.engine_ranges() if stage == "optimizer" else ())],
@@ -264,12 +273,18 @@ class TrainingMemory:
             simulated_seconds=None if report.simulated_ns is None else report.simulated_ns / 1e9,
         )
 
+    def _declare_worth(self) -> None:
+        held = self._holdings
+        self._declare(native.FROZEN, held.of(Role.FROZEN, Role.REFERENCE))
+        self._declare(native.ZERO, [gradient for gradient in held.of(Role.GRADIENT) if not gradient.live])
+        self._declare(native.DISCARD, held.of(Role.COMMUNICATION, Role.MERGED))
+
     def _declare(self, kind: int, holdings: Sequence[Holding]) -> None:
         self.pool.declare(kind, [(held.address, self._backend.taken(held.bytes)) for held in holdings])
 
     def engine_ranges(self) -> list[tuple[int, int]]:
         """(address, bytes) of the storages that the engine's weights come from."""
-        return [held.range for held in self._holdings.of(Role.PARAMETER, Role.FROZEN) if held.for_engine]
+        return [held.range for held in self._holdings.of(Role.PARAMETER, Role.FROZEN, Role.MERGED) if held.for_engine]
 
     def resume(
         self, *, wait: bool = True, mapped: Callable[[native.ResumeReport], None] | None = None
@@ -281,7 +296,7 @@ class TrainingMemory:
         if self._paused is None:
             raise _wrong_state("resume", "it is not paused")
         first = [held.range for held in self._holdings if held.role not in _LATER]
-        report = self.pool.resume(first=first, wait=wait)
+        report = self.pool.resume(first=first, leave=self._parking.stay(self._ranges(Role.MERGED)), wait=wait)
         self._paused = None
         if mapped is not None:
             mapped(report)
@@ -296,8 +311,32 @@ class TrainingMemory:
         """What ends a handoff in place of `resume` when nothing had to be released. Under ZeRO-3 this is collective."""
         if self._paused is not None:
             raise _wrong_state("stay", "it is paused")
+        self._park(Role.MERGED)
         self._returned(Returned(0, 0.0, 0.0))
         deepspeed_state.gather_persistent_again(self._engine)
+
+    # ---- in its phase only ------------------------------------------------------------------------------
+
+    @contextmanager
+    def reference(self) -> Generator[None]:
+        """The `frozen` models are on the GPU inside of this block, and then only again after the next resume."""
+        if self._paused is not None:
+            raise _wrong_state("use the reference model", "the memory is paused")
+        self._parking.bring_back(self._ranges(Role.REFERENCE))
+        try:
+            yield
+        finally:
+            for other in self._frozen:
+                deepspeed_state.let_go_of_gathered(other)
+            self.wait()
+            self._declare_worth()
+            self._park(Role.REFERENCE)
+
+    def _park(self, role: Role) -> None:
+        self._parking.park(self._ranges(role), self._backend.live(self.pool))
+
+    def _ranges(self, role: Role) -> list[tuple[int, int]]:
+        return [(held.address, self._backend.taken(held.bytes)) for held in self._holdings.of(role)]
 
     def wait(self) -> Returned | None:
         """Waits until a resume in the background has ended; what it was like, or None when there was none."""
@@ -346,15 +385,6 @@ def current() -> TrainingMemory | None:
 
 def _local_rank() -> int:
     return int(os.environ.get("LOCAL_RANK", "0"))
-
-
-def _segment_bytes(device_bytes: int) -> int:
-    wanted = device_bytes // _SEGMENTS_PER_DEVICE
-    return min(_LARGEST_SEGMENT_BYTES, max(2 * _MIB, wanted // (2 * _MIB) * 2 * _MIB))
-
-
-def _round_up(value: int, unit: int) -> int:
-    return -(-value // unit) * unit
 
 
 def _wrong_state(doing: str, found: str) -> BatonError:

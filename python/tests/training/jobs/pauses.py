@@ -86,7 +86,7 @@ def paused_run(shape: Shape, memory: TrainingMemory) -> dict[str, Any]:
                 "still_readable": unmapped,
                 "zeros": zeros,
                 "same_addresses": all(held.address == addresses[held.key] for held in memory.holdings),
-                "frozen_bytes": holdings.bytes_of(Role.FROZEN),
+                "frozen_bytes": holdings.bytes_of(Role.FROZEN, Role.REFERENCE),
                 "clean_bytes": first.clean_bytes + second.clean_bytes,
             }
         )
