@@ -3,19 +3,30 @@ import { closeSync, openSync, readSync, statSync } from "node:fs";
 
 const BYTES = 64 * 1024;
 
-/**
- * What torch.distributed's launcher says when a rank has ended badly. What follows it, 30 lines of its own traceback and
- * a table, says less than the rank's last lines before it do, and would push them out of sight. accelerate starts its
- * ranks through the same launcher.
- */
-const LAUNCHER_SAW_A_FAILURE = /torch\/distributed\/elastic\/\S+\] failed \(exitcode: /;
+/** A line of torch.distributed's launcher, which accelerate starts its ranks through too. */
+const LAUNCHER = /torch\/distributed\/elastic\/\S+\] /;
+/** What it says when a rank has ended badly, and when it was told to end. */
+const SAW_A_FAILURE = /\] failed \(exitcode: /;
+const WAS_TOLD_TO_END = /\] Received \d+ death signal/;
 
 /** The last lines of a log that say why it ended; empty when there is no log, or nothing in it. */
 export function endOfLog(path: string | null, lines: number): string[] {
-  if (path === null) return [];
-  const all = readEnd(path);
-  const failure = all.findLastIndex((line) => LAUNCHER_SAW_A_FAILURE.test(line));
-  return (failure < 0 ? all : all.slice(0, failure + 1)).slice(-lines);
+  return path === null ? [] : withoutLaunchersEnd(readEnd(path)).slice(-lines);
+}
+
+/**
+ * Without what the launcher says when it ends: 30 lines of its own traceback and a table say less than the rank's last
+ * lines before them, and would push those out of sight. The line that names the rank stays.
+ */
+function withoutLaunchersEnd(lines: string[]): string[] {
+  const ending = lines.findLastIndex(
+    (line) => LAUNCHER.test(line) && (SAW_A_FAILURE.test(line) || WAS_TOLD_TO_END.test(line)),
+  );
+  if (ending < 0) return lines;
+  let begin = ending;
+  while (begin > 0 && LAUNCHER.test(lines[begin - 1] ?? "")) begin--;
+  const failure = lines.slice(begin, ending + 1).filter((line) => SAW_A_FAILURE.test(line));
+  return [...lines.slice(0, begin), ...failure];
 }
 
 function readEnd(path: string): string[] {

@@ -8,6 +8,10 @@ import { endOfLog } from "../../src/report/log-end.js";
 const SAW =
   "E1126 09:36:39.412000 24440 torch/distributed/elastic/multiprocessing/api.py:984] failed (exitcode: -6) " +
   "local_rank: 1 (pid: 24447) of binary: /opt/python";
+const TOLD = [
+  "W1126 12:10:34.513000 12592 torch/distributed/elastic/agent/server/api.py:739] Received 15 death signal, shutting down",
+  "W1126 12:10:34.514000 12592 torch/distributed/elastic/multiprocessing/api.py:1012] Sending process 12598 closing",
+];
 const EPILOGUE = [
   "Traceback (most recent call last):",
   ...Array.from({ length: 30 }, (_, line) => `  File "torch/distributed/run.py", line ${line}`),
@@ -38,6 +42,12 @@ describe("the end of a log", () => {
 
   it("is what the rank said, not the launcher's own traceback", () =>
     expect(endOfLog(log("step 1", "terminate called", SAW, ...EPILOGUE), 2)).toEqual(["terminate called", SAW]));
+
+  it("is what the rank said when the launcher was told to end", () =>
+    expect(endOfLog(log("step 1", "ValueError", ...TOLD, ...EPILOGUE), 2)).toEqual(["step 1", "ValueError"]));
+
+  it("keeps what was said between, and names the rank once", () =>
+    expect(endOfLog(log("ValueError", ...TOLD.slice(1), SAW, ...EPILOGUE), 5)).toEqual(["ValueError", SAW]));
 
   it("is that of the last failure, when the launcher started the ranks again", () =>
     expect(endOfLog(log("first", SAW, "second", SAW, ...EPILOGUE), 2)).toEqual(["second", SAW]));
