@@ -23,7 +23,7 @@ def advantages(rewards: Tensor, scale: Scale, batch_std: float | None = None) ->
     """Advantages [prompts, generations] of rewards [prompts, generations], in their dtype; always finite.
 
     A reward that is not finite (NaN) is a failed sample: it counts in no mean and no standard deviation, and its
-    advantage is 0. A group with fewer than two that did not fail has nothing to compare: all 0. `batch_std` is needed for
+    advantage is 0. Fewer than two others in a group have nothing to compare: all 0. `batch_std` is needed for
     scale "batch" only: `std_of(reward_sums(rewards))`, the sums added up over all ranks.
 
     Raises BatonError BAD_ADVANTAGE_SCALE.
