@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from baton import Completion
 from baton.errors import BatonError
@@ -107,6 +109,24 @@ def test_logprobs_return_to_their_tokens(rows: int, sort: bool, of: str) -> None
         for row, sample in enumerate(micro.samples):
             found = values[row, micro.completion_mask[row]].tolist()
             assert found == [100.0 * sample + t for t in range(len(ANSWERS[sample][1]))]
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 1), st.lists(st.integers(0, 9), max_size=6)), min_size=1, max_size=9),
+    st.integers(1, 10),
+    st.booleans(),
+)
+def test_no_token_is_lost_or_made(answers: list[tuple[int, list[int]]], rows: int, sort: bool) -> None:
+    ones = torch.ones(len(answers))
+    batch = make(completions=[completion(*answer) for answer in answers], advantages=ones, trained=ones)
+    found: dict[int, list[int]] = {}
+    for micro in batch.micro_batches(rows, sort=sort):
+        for row, sample in enumerate(micro.samples):
+            assert sample not in found
+            prompt = PROMPTS[answers[sample][0]]
+            assert micro.ids[row, micro.attention_mask[row].bool()].tolist() == [*prompt, *answers[sample][1]]
+            found[sample] = micro.ids[row, 1:][micro.completion_mask[row]].tolist()
+    assert found == {sample: tokens for sample, (_, tokens) in enumerate(answers)}
 
 
 def test_old_logprobs_are_set_once() -> None:

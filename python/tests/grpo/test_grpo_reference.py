@@ -1,4 +1,4 @@
-"""Losses, gradients, figures and weights against GRPO read slowly from the papers, and mistakes that this must catch."""
+"""Losses, gradients, figures and weights against GRPO read slowly from the papers; mistakes that this must catch."""
 
 from __future__ import annotations
 

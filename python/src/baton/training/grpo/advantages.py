@@ -23,7 +23,7 @@ def advantages(rewards: Tensor, scale: Scale, batch_std: float | None = None) ->
     """Advantages [prompts, generations] of rewards [prompts, generations], in their dtype; always finite.
 
     A reward that is not finite (NaN) is a failed sample: it counts in no mean and no standard deviation, and its
-    advantage is 0. A group with fewer than two other samples has nothing to compare: all 0. `batch_std` is needed for
+    advantage is 0. Fewer than two others in a group have nothing to compare: all 0. `batch_std` is needed for
     scale "batch" only: `std_of(reward_sums(rewards))`, the sums added up over all ranks.
 
     Raises BatonError BAD_ADVANTAGE_SCALE.
@@ -32,7 +32,8 @@ def advantages(rewards: Tensor, scale: Scale, batch_std: float | None = None) ->
     values, valid = rewards.double(), rewards.isfinite()
     count = valid.sum(dim=1, keepdim=True)
     mean = values.where(valid, 0).sum(dim=1, keepdim=True) / count.clamp(min=1)
-    centred = (values - mean).where(valid & (count >= 2), 0)
+    # One sample alone is exactly its group's mean, so it has advantage 0 as it should.
+    centred = (values - mean).where(valid, 0)
     if scale == "group":
         variance = centred.square().sum(dim=1, keepdim=True) / (count - 1).clamp(min=1)
         scaled = centred / (variance.sqrt() + EPSILON)
