@@ -83,7 +83,8 @@ class LoraOptions:
     alpha: Positive = _option("the adapter's output is multiplied by alpha / rank", default=32.0)
     dropout: Fraction = _option("share of the adapter's inputs that is dropped in training", default=0.0)
     target_modules: Annotated[tuple[Text, ...], Meta(min_length=1)] | Literal["all-linear"] = _option(
-        "names of the modules that get an adapter; all-linear: every linear layer but the output's", default="all-linear"
+        "names of the modules that get an adapter; all-linear: every linear layer but the output's",
+        default="all-linear",
     )
     how: Literal["merged", "adapter"] = _option(
         "how the engines get it: merged into the base weights at every handoff, or as an adapter", default="merged"
