@@ -33,5 +33,5 @@ def error_of(call: Callable[[], Any], code: str) -> BatonError:
     with pytest.raises(BatonError) as caught:
         call()
     assert caught.value.code == code, str(caught.value)
-    assert caught.value.message and caught.value.expected and caught.value.found and caught.value.action
+    assert all(caught.value.to_wire().values())
     return caught.value

@@ -151,7 +151,9 @@ def test_prompts_that_are_too_long(tmp_path: Path) -> None:
 
     def run(model_tokens: int | None = None, said: list[str] | None = None, **changes: Any) -> list[int]:
         say = (said if said is not None else []).append
-        return [len(each.prompt_token_ids) for each in tokenize(problems, letters, options(**changes), model_tokens, say)]
+        return [
+            len(each.prompt_token_ids) for each in tokenize(problems, letters, options(**changes), model_tokens, say)
+        ]
 
     assert run() == run(max_prompt_tokens=9) == run(109, max_completion_tokens=100) == [4, 7, 5, 9]
     error = error_of(lambda: run(max_prompt_tokens=5), "PROMPT_TOO_LONG")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -37,7 +38,7 @@ async def later(completions): return []
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr("sys.path", [*__import__("sys").path])
+    monkeypatch.setattr("sys.path", [*sys.path])
     (tmp_path / "helpers_of_recipe.py").write_text("runs = []\n")
     (tmp_path / "mine.py").write_text(SOURCE)
     (tmp_path / "broken.py").write_text("import no_such_module\n")
@@ -102,7 +103,7 @@ def test_format_and_exact_match(folder: Path) -> None:
     assert form.name == "thinks"
     assert totals(form, ["<think>a\nb</think> 3", " <think></think>", "3"]) == [1, 0, 0]
     exact = load(folder, "exact_match")
-    assert exact.needs == {"answer"}
+    assert exact.needs == {"answer", "completions"}
     assert totals(exact, [" 15\n", "15.", "7", "150"], answer=["15", "15", 7, "15"]) == [1, 0, 1, 0]
 
 
@@ -136,8 +137,11 @@ def verify() -> Reward:
 
 def test_math_verify_off_the_main_thread(verify: Reward) -> None:
     found: list[list[float]] = []
-    threads = [threading.Thread(target=lambda: found.append(totals(verify, ["4", "5"], answer=["4", "4"])))] * 1
-    threads += [threading.Thread(target=lambda: found.append(totals(verify, ["4", "5"], answer=["4", "4"])))]
+
+    def judge() -> None:
+        found.append(totals(verify, ["4", "5"], answer=["4", "4"]))
+
+    threads = [threading.Thread(target=judge) for _ in range(2)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -170,13 +174,20 @@ def test_what_takes_too_long_is_not_equal() -> None:
 
 
 def test_a_computation_that_nothing_interrupts_ends() -> None:
-    verifier = MathVerifier(timeout_s=0.1)
+    verifier = MathVerifier(timeout_s=5.0)
     assert verifier.judge("5", "5") == 1.0
-    stuck = "import signal; signal.setitimer(signal.ITIMER_PROF, 0.1); print(); input(); 7 ** 10**9; print(1)"
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "bufsize": 0}
-    verifier._process = subprocess.Popen([os.sys.executable, "-uc", stuck], **pipes)  # type: ignore[attr-defined]
-    verifier._process.stdout.readline()
+    stuck = (
+        "from baton.training.grpo import math_worker as w; w.compare = lambda *_: {'equal': 7 ** 10**9 > 0}; w.main()"
+    )
+    command = [sys.executable, "-uc", stuck]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    pipe = subprocess.PIPE
+    verifier._process = process = subprocess.Popen(command, stdin=pipe, stdout=pipe, bufsize=0, env=environment)
+    assert process.stdout is not None
+    process.stdout.readline()
+    verifier._timeout_s = 1.0  # it ends itself after 3 s, and would be ended after 4 s
     assert verifier.judge("5", "5") == 0.0
+    assert process.returncode == -signal.SIGPROF
     assert verifier.judge("5", "5") == 1.0
 
 

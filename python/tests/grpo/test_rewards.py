@@ -28,7 +28,7 @@ def length(completions: list[str]) -> list[float]:
 
 
 def test_a_weighted_sum() -> None:
-    judged = judge(length, lambda completions: [1, 0, True], weights=[0.5, -2.0])
+    judged = judge(length, lambda _: [1, 0, True], weights=[0.5, -2.0])
     np.testing.assert_array_equal(judged.values, [[1, 2, 3], [1, 0, 1]])
     assert judged.values.dtype == judged.total.dtype == np.float64
     np.testing.assert_array_equal(judged.total, [-1.5, 1.0, -0.5])
@@ -104,7 +104,7 @@ def test_what_raises_fails_its_own_sample_only() -> None:
 
 
 def test_only_the_first_traceback_is_kept() -> None:
-    first, second = judge(lambda completions: ["no", 1, "no"]).failures
+    first, second = judge(lambda _: ["no", 1, "no"]).failures
     assert first.error.startswith("Traceback")
     assert second.error == "TypeError: the reward is no number but str: 'no'"
 
@@ -112,20 +112,21 @@ def test_only_the_first_traceback_is_kept() -> None:
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf, "1", 1j, [1.0], 10**400, RuntimeError("mine"), np.nan,
                                  torch.tensor(math.nan), torch.tensor([1.0, 2.0])])  # fmt: skip
 def test_what_is_no_finite_number_fails_its_sample(bad: Any) -> None:
-    judged = judge(lambda completions: [bad, 2.0, None], length)
+    judged = judge(lambda _: [bad, 2.0, None], length)
     np.testing.assert_array_equal(judged.values, [[math.nan, 2, math.nan], [1, 2, 3]])
     np.testing.assert_array_equal(judged.total, [math.nan, 4, 3])
     assert [failure.sample for failure in judged.failures] == [0]
 
 
 @pytest.mark.parametrize("good", [[1, 0, 1], (1.0, 0.0, 1.0), np.array([1, 0, 1], dtype=np.float32),
-                                  torch.tensor([1.0, 0, 1]), [np.float32(1), np.bool_(False), torch.tensor(1)]])  # fmt: skip
+                                  torch.tensor([1.0, 0, 1]),
+                                  [np.float32(1), np.bool_(False), torch.tensor(1)]])  # fmt: skip
 def test_numbers_of_any_kind(good: Any) -> None:
-    np.testing.assert_array_equal(judge(lambda completions: good).total, [1, 0, 1])
+    np.testing.assert_array_equal(judge(lambda _: good).total, [1, 0, 1])
 
 
 def test_none_does_not_apply() -> None:
-    judged = judge(lambda completions: [None, 1, None], lambda completions: [5, None, None], weights=[1, 10])
+    judged = judge(lambda _: [None, 1, None], lambda _: [5, None, None], weights=[1, 10])
     np.testing.assert_array_equal(judged.total, [50, 1, math.nan])
     [failure] = judged.failures
     assert (failure.sample, failure.error) == (2, "no reward function applies")
@@ -133,7 +134,7 @@ def test_none_does_not_apply() -> None:
 
 @pytest.mark.parametrize("result", [[], [1, 2], [1, 2, 3, 4], 1.0, None, "abc", {0: 1, 1: 1, 2: 1}, np.float64(1)])
 def test_one_reward_for_each_completion(result: Any) -> None:
-    error_of(lambda: judge(lambda completions: result), "REWARD_LENGTH")
+    error_of(lambda: judge(lambda _: result), "REWARD_LENGTH")
 
 
 def test_the_length_is_checked_sample_by_sample_too() -> None:
@@ -146,21 +147,21 @@ def test_the_length_is_checked_sample_by_sample_too() -> None:
 
 
 def test_a_batch_without_any_reward_ends_the_run() -> None:
-    def raises(completions: list[str]) -> list[float]:
+    def raises(_: list[str]) -> list[float]:
         raise KeyError("who")
 
     error = error_of(lambda: judge(length, raises), "REWARDS_FAILED")
     assert error.found.startswith("raises: Traceback")
     assert "KeyError: 'who'" in error.found
-    error_of(lambda: judge(lambda completions: [None] * 3), "REWARDS_FAILED")
+    error_of(lambda: judge(lambda _: [None] * 3), "REWARDS_FAILED")
     assert judge(raises, completions=[]).total.shape == (0,)
 
 
 def test_what_is_no_failure_of_a_sample_goes_through() -> None:
-    def stops(completions: list[str]) -> list[float]:
+    def stops(_: list[str]) -> list[float]:
         raise KeyboardInterrupt
 
-    def ours(completions: list[str]) -> list[float]:
+    def ours(_: list[str]) -> list[float]:
         raise BatonError("REWARD_PROCESS", "m", "e", "f", "a")
 
     with pytest.raises(KeyboardInterrupt):
@@ -174,12 +175,12 @@ values = st.one_of(st.none(), st.just("x"), st.just(math.nan), st.integers(-5, 5
 @given(st.lists(st.tuples(values, values, st.booleans()), min_size=1, max_size=6))
 @settings(max_examples=300, deadline=None)
 def test_every_sample_is_judged_as_if_alone(samples: list[tuple[Any, Any, bool]]) -> None:
-    def first(completions: list[str], a: list[Any], fails: list[bool]) -> list[Any]:
+    def first(_: list[str], a: list[Any], fails: list[bool]) -> list[Any]:
         if any(fails):
             raise RuntimeError("fails")
         return a
 
-    def second(completions: list[str], b: list[Any]) -> list[Any]:  # noqa: ARG001
+    def second(_: list[str], b: list[Any]) -> list[Any]:
         return b
 
     def total(a: Any, b: Any, fails: bool) -> float:

@@ -88,7 +88,8 @@ class MathVerifier:
 
 def _exchange(process: subprocess.Popen[bytes], request: bytes, timeout_s: float) -> bytes | None:
     """Sends a line and returns the next one; None if the process has ended. Raises TimeoutError."""
-    assert process.stdin is not None and process.stdout is not None
+    assert process.stdin is not None
+    assert process.stdout is not None
     deadline = time.monotonic() + timeout_s
 
     def wait_for(pipe: IO[bytes], event: int) -> None:

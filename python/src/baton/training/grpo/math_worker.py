@@ -1,6 +1,6 @@
 """The process of MathVerifier: a line of JSON in, a line out, until the input ends.
 
-    {"completion": "... #### 18", "answer": "#### 18", "timeout_s": 5}  ->  {"equal": true} or {"error": "..."}
+{"completion": "... #### 18", "answer": "#### 18", "timeout_s": 5}  ->  {"equal": true} or {"error": "..."}
 """
 
 from __future__ import annotations

@@ -4,6 +4,7 @@ A *generated batch* is what one rollout makes: `prompts` problems with `num_gene
 one use of it for training; there are `num_iterations` of them.
 """
 
+# ruff: noqa: RUF009 -- `_option` makes a new field at each call, as `field` does
 from __future__ import annotations
 
 from collections.abc import Mapping
