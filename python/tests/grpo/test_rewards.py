@@ -54,14 +54,19 @@ def test_functions_get_the_arguments_that_they_name() -> None:
         seen["only"] = sorted(everything)
         return [0.0] * 3
 
+    def named_otherwise(texts: list[str], **columns: list[Any]) -> list[float]:
+        seen["otherwise"] = (texts, sorted(columns))
+        return [0.0] * len(texts)
+
     def first_only(completions: list[str], /) -> list[float]:
         return length(completions)
 
-    judge(all_of_it, some, by_name, only_names, first_only, answer=[1, 2, 3], texts=["hidden"] * 3)
+    judge(all_of_it, some, by_name, only_names, named_otherwise, first_only, answer=[1, 2, 3], texts=["hidden"] * 3)
     prompts = ["pa", "pbb", "pccc"]
     assert seen["all"] == (COMPLETIONS, prompts, {"answer": [1, 2, 3], "texts": ["hidden"] * 3})
     assert seen["some"] == (COMPLETIONS, [1, 2, 3], None)
     assert seen["names"] == (prompts, COMPLETIONS)
+    assert seen["otherwise"] == (COMPLETIONS, ["answer", "prompts"])
     assert seen["only"] == ["answer", "completions", "prompts", "texts"]
 
 
@@ -137,6 +142,10 @@ def test_one_reward_for_each_completion(result: Any) -> None:
     error_of(lambda: judge(lambda _: result), "REWARD_LENGTH")
 
 
+def test_a_length_that_is_wrong_for_the_batch_only() -> None:
+    error_of(lambda: judge(lambda _: [1.0]), "REWARD_LENGTH")
+
+
 def test_the_length_is_checked_sample_by_sample_too() -> None:
     def wrong(completions: list[str]) -> list[float]:
         if len(completions) > 1:
@@ -158,8 +167,10 @@ def test_a_batch_without_any_reward_ends_the_run() -> None:
 
 
 def test_what_is_no_failure_of_a_sample_goes_through() -> None:
-    def stops(_: list[str]) -> list[float]:
-        raise KeyboardInterrupt
+    def stops(completions: list[str]) -> list[float]:
+        if len(completions) > 1:
+            raise KeyboardInterrupt
+        return [1.0]
 
     def ours(_: list[str]) -> list[float]:
         raise BatonError("REWARD_PROCESS", "m", "e", "f", "a")

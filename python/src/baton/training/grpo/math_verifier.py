@@ -43,9 +43,10 @@ class MathVerifier:
             if process is None or process.poll() is not None:
                 process = self._process = self._start()
             request = json.dumps({"completion": completion, "answer": answer, "timeout_s": self._timeout_s})
-            # It stops parsing and comparing after timeout_s each, and itself after three times that.
+            # It stops parsing and comparing after timeout_s each, and itself after three times that, of CPU time. This
+            # is for one that does not even run.
             try:
-                reply = _exchange(process, request.encode() + b"\n", 4 * self._timeout_s)
+                reply = _exchange(process, request.encode() + b"\n", 10 * self._timeout_s)
             except TimeoutError:
                 _end(process)
                 return 0.0

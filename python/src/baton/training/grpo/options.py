@@ -193,7 +193,7 @@ def describe() -> str:
 
 
 def _even(total: int, parts: int, what: str, by: str) -> None:
-    if total % parts == 0 and total > 0:
+    if total % parts == 0:
         return
     lower = total // parts * parts
     raise BatonError(
