@@ -104,7 +104,7 @@ def test_format_and_exact_match(folder: Path) -> None:
     assert totals(form, ["<think>a\nb</think> 3", " <think></think>", "3"]) == [1, 0, 0]
     exact = load(folder, "exact_match")
     assert exact.needs == {"answer", "completions"}
-    assert totals(exact, [" 15\n", "15.", "7", "150"], answer=["15", "15", 7, "15"]) == [1, 0, 1, 0]
+    assert totals(exact, [" 15\n", "15.", "7", "150"], answer=["15\n", "15", 7, "15"]) == [1, 0, 1, 0]
 
 
 @pytest.mark.parametrize(
@@ -121,6 +121,10 @@ def test_format_and_exact_match(folder: Path) -> None:
         (r"so \boxed{\frac{1}{2}}", "0.5", 1),
         (r"$x = \frac{2}{4}$", r"\frac{1}{2}", 1),
         (r"\boxed{(3, \frac{\pi}{2})}", r"Thus \boxed{\left( 3, \frac{\pi}{2} \right)}.", 1),
+        ("7", r"So \boxed{5}, and 2 more were 7.", 0),
+        ("5", r"So \boxed{5}, and 2 more were 7.", 1),
+        ("15", "Of $30$ half, and not $3$.\n#### 15", 1),
+        ("3", "Of $30$ half, and not $3$.\n#### 15", 0),
         ("15", 15, 1),
         ("nothing", "15", 0),
         ("", "15", 0),
@@ -139,14 +143,14 @@ def test_math_verify_off_the_main_thread(verify: Reward) -> None:
     found: list[list[float]] = []
 
     def judge() -> None:
-        found.append(totals(verify, ["4", "5"], answer=["4", "4"]))
+        found.append(totals(verify, ["4", "5"] * 50, answer=["4", "4"] * 50))
 
     threads = [threading.Thread(target=judge) for _ in range(2)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert found == [[1, 0], [1, 0]]
+    assert found == [[1, 0] * 50] * 2
 
 
 def test_an_answer_that_is_no_mathematics_fails_its_sample(verify: Reward) -> None:
