@@ -8,6 +8,8 @@ import { type Lock, LockHeld, takeLock } from "./lock.js";
 import { ownedName } from "./ownership.js";
 
 const LOCK = ".baton.lock";
+/** What a run leaves in DIR. */
+const RESULTS = ["events.jsonl", "summary.json", "summary.json.new", "trace.json", "trace.json.new", "logs"];
 
 /** DIR of a run, locked until `release`. */
 export interface RunFolder {
@@ -19,7 +21,8 @@ export interface RunFolder {
 }
 
 /**
- * Takes DIR for this process, and makes it if need be. A lock of a process that is gone is taken over.
+ * Takes DIR for this process, and makes it if need be. A lock of a process that is gone is taken over. The results of
+ * a run before this one are removed, other files stay.
  *
  * @throws BatonError RUN_FOLDER_IN_USE when a run that is alive has it, RUN_FOLDER_UNUSABLE when it cannot be written
  */
@@ -28,8 +31,8 @@ export function takeRunFolder(path: string): RunFolder {
   try {
     mkdirSync(path, { recursive: true });
     lock = takeLock(join(path, LOCK));
-    // A run that ends early must not show the last words of one before it.
-    rmSync(join(path, "logs"), { recursive: true, force: true });
+    // A run that is killed before it writes its own must not show the success, or the last words, of another.
+    for (const name of RESULTS) rmSync(join(path, name), { recursive: true, force: true });
     mkdirSync(join(path, "logs"));
   } catch (error) {
     if (error instanceof LockHeld) {

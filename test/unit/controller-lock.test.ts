@@ -1,5 +1,5 @@
 import { spawn } from "node:child_process";
-import { existsSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from "node:fs";
+import { existsSync, mkdirSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterEach, beforeEach, describe, expect, it } from "vitest";
@@ -79,6 +79,20 @@ describe("the folder of a run", () => {
     expect(code(() => takeRunFolder(join(folder, "out")))).toBe("RUN_FOLDER_IN_USE");
     first.release();
     takeRunFolder(join(folder, "out")).release();
+  });
+
+  it("loses the results of the run before when it is taken, and only then", () => {
+    const out = join(folder, "out");
+    mkdirSync(join(out, "logs"), { recursive: true });
+    const results = ["events.jsonl", "summary.json", "summary.json.new", "trace.json", "logs/launcher.log"];
+    for (const name of [...results, "notes.txt"]) writeFileSync(join(out, name), "of the run before");
+    const first = takeRunFolder(out);
+    expect(readdirSync(out).sort()).toEqual([".baton.lock", "logs", "notes.txt"]);
+    expect(readdirSync(join(out, "logs"))).toEqual([]);
+    writeFileSync(first.file("summary.json"), "of this run");
+    expect(code(() => takeRunFolder(out))).toBe("RUN_FOLDER_IN_USE");
+    expect(existsSync(first.file("summary.json"))).toBe(true);
+    first.release();
   });
 
   it("must be one", () => {
