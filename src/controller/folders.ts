@@ -74,14 +74,28 @@ export function socketParent(environment: NodeJS.ProcessEnv): string {
 /**
  * Makes a 0700 folder for the socket of a run.
  *
- * @throws BatonError SOCKET_PATH_TOO_LONG when the path does not fit into a socket address
+ * @throws BatonError SOCKET_PATH_TOO_LONG when the path does not fit into a socket address, SOCKET_FOLDER_UNUSABLE when
+ * the folder cannot be made
  */
 export function makeSocketFolder(run: string, environment: NodeJS.ProcessEnv): SocketFolder {
   const socketPath = join(socketParent(environment), ownedName(run), "socket");
   const failure = checkSocketPath(socketPath);
   if (failure !== null) throw new BatonError(failure);
   const path = dirname(socketPath);
-  mkdirSync(path, { mode: 0o700 });
+  try {
+    mkdirSync(path, { mode: 0o700 });
+  } catch (error) {
+    throw new BatonError(
+      {
+        code: "SOCKET_FOLDER_UNUSABLE",
+        message: `No folder for the run's socket can be made in ${dirname(path)}.`,
+        expected: "a folder that this user can write, from XDG_RUNTIME_DIR or else TMPDIR",
+        found: (error as Error).message,
+        action: "Set TMPDIR (or XDG_RUNTIME_DIR) to such a folder.",
+      },
+      { cause: error },
+    );
+  }
   return { path, socketPath, remove: () => rmSync(path, { recursive: true, force: true }) };
 }
 

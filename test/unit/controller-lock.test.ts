@@ -114,4 +114,8 @@ describe("the folder of the socket", () => {
   it("has a path that fits into a socket address", () => {
     expect(code(() => makeSocketFolder("run", { TMPDIR: `/tmp/${"x".repeat(100)}` }))).toBe("SOCKET_PATH_TOO_LONG");
   });
+
+  it("must be in a folder that is there", () => {
+    expect(code(() => makeSocketFolder("run", { TMPDIR: join(folder, "nowhere") }))).toBe("SOCKET_FOLDER_UNUSABLE");
+  });
 });
