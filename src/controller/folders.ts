@@ -8,6 +8,8 @@ import { type Lock, LockHeld, takeLock } from "./lock.js";
 import { ownedName } from "./ownership.js";
 
 const LOCK = ".baton.lock";
+/** What a run leaves in DIR. */
+const RESULTS = ["events.jsonl", "summary.json", "summary.json.new", "trace.json", "trace.json.new", "logs"];
 
 /** DIR of a run, locked until `release`. */
 export interface RunFolder {
@@ -19,7 +21,8 @@ export interface RunFolder {
 }
 
 /**
- * Takes DIR for this process, and makes it if need be. A lock of a process that is gone is taken over.
+ * Takes DIR for this process, and makes it if need be. A lock of a process that is gone is taken over. The results of
+ * a run before this one are removed, other files stay.
  *
  * @throws BatonError RUN_FOLDER_IN_USE when a run that is alive has it, RUN_FOLDER_UNUSABLE when it cannot be written
  */
@@ -28,8 +31,8 @@ export function takeRunFolder(path: string): RunFolder {
   try {
     mkdirSync(path, { recursive: true });
     lock = takeLock(join(path, LOCK));
-    // A run that ends early must not show the last words of one before it.
-    rmSync(join(path, "logs"), { recursive: true, force: true });
+    // A run that is killed before it writes its own must not show the success, or the last words, of another.
+    for (const name of RESULTS) rmSync(join(path, name), { recursive: true, force: true });
     mkdirSync(join(path, "logs"));
   } catch (error) {
     if (error instanceof LockHeld) {
@@ -71,14 +74,28 @@ export function socketParent(environment: NodeJS.ProcessEnv): string {
 /**
  * Makes a 0700 folder for the socket of a run.
  *
- * @throws BatonError SOCKET_PATH_TOO_LONG when the path does not fit into a socket address
+ * @throws BatonError SOCKET_PATH_TOO_LONG when the path does not fit into a socket address, SOCKET_FOLDER_UNUSABLE when
+ * the folder cannot be made
  */
 export function makeSocketFolder(run: string, environment: NodeJS.ProcessEnv): SocketFolder {
   const socketPath = join(socketParent(environment), ownedName(run), "socket");
   const failure = checkSocketPath(socketPath);
   if (failure !== null) throw new BatonError(failure);
   const path = dirname(socketPath);
-  mkdirSync(path, { mode: 0o700 });
+  try {
+    mkdirSync(path, { mode: 0o700 });
+  } catch (error) {
+    throw new BatonError(
+      {
+        code: "SOCKET_FOLDER_UNUSABLE",
+        message: `No folder for the run's socket can be made in ${dirname(path)}.`,
+        expected: "a folder that this user can write, from XDG_RUNTIME_DIR or else TMPDIR",
+        found: (error as Error).message,
+        action: "Set TMPDIR (or XDG_RUNTIME_DIR) to such a folder.",
+      },
+      { cause: error },
+    );
+  }
   return { path, socketPath, remove: () => rmSync(path, { recursive: true, force: true }) };
 }
 

@@ -13,8 +13,8 @@ import { writeReports } from "../report/write.js";
 import type { Child } from "./children.js";
 import { Bystanders } from "./ending.js";
 import { explain } from "./explain.js";
-import { makeSocketFolder, type RunFolder, socketParent, takeRunFolder } from "./folders.js";
-import { openGpus } from "./gpus.js";
+import { makeSocketFolder, type RunFolder, type SocketFolder, socketParent, takeRunFolder } from "./folders.js";
+import { type Gpus, openGpus } from "./gpus.js";
 import { Heart } from "./heart.js";
 import { launch } from "./launch.js";
 import { BatonNode, type EndCommand } from "./node.js";
@@ -57,21 +57,46 @@ const nowMs = (): number => Number(monotonicNs()) / 1e6;
 /**
  * Runs a recipe to its end. Whatever happens after DIR is taken ends in a summary with an exit.
  *
- * @throws BatonError RUN_FOLDER_IN_USE, RUN_FOLDER_UNUSABLE: then nothing was written
+ * @throws BatonError when the start is refused (by the recipe, the model, the machine, or a DIR that is in use): then
+ * nothing in DIR was touched
  */
 export async function runNode(plan: RunPlan): Promise<RunOutcome> {
-  const folder = takeRunFolder(plan.out);
-  const log = new EventLog(folder.file("events.jsonl"), nowMs);
   const undo: (() => void)[] = [];
   try {
-    const end = await run(plan, folder, log, undo).catch((error: unknown) => notBegun(plan, log, error));
+    // First, so that a mistake in the recipe does not cost the results of the run before.
+    const ready = await prepare(plan, undo);
+    const folder = takeRunFolder(plan.out);
+    undo.push(() => folder.release());
+    const log = new EventLog(folder.file("events.jsonl"), nowMs);
+    undo.push(() => log.close());
+    const end = await run(plan, ready, folder, log, undo).catch((error: unknown) => notBegun(plan, ready, log, error));
     log.add({ type: "exit", reason: end.reason, code: end.exitCode, failure: end.failure });
     return { exitCode: end.exitCode, failure: end.failure, logs: end.logs, summary: writeReports(log.events, folder) };
   } finally {
     for (const step of undo.reverse()) step();
-    log.close();
-    folder.release();
   }
+}
+
+/** What a run has before it takes DIR: everything that can be refused without a process of its own. */
+interface Ready extends Gpus {
+  readonly name: string;
+  readonly socket: SocketFolder;
+}
+
+async function prepare(plan: RunPlan, undo: (() => void)[]): Promise<Ready> {
+  const { recipe } = plan;
+  const wrong = checkRecipeAndModel(recipe, readModelConfig(recipe.engine.model));
+  if (wrong !== null) throw new BatonError(wrong);
+  // Stand-in GPUs hide the real ones from every process, so these settings do nothing there.
+  const unusable = recipe.gpus.simulated === null ? checkEnvironment(plan.environment) : null;
+  if (unusable !== null) throw new BatonError(unusable);
+  const name = randomBytes(6).toString("hex");
+  // What runs before this one left whose controllers and guards were killed.
+  sweep([socketParent(plan.environment), sharedMemoryFolder()]);
+  const socket = makeSocketFolder(name, plan.environment);
+  undo.push(() => socket.remove());
+  undo.push(() => removeSharedMemory(socket.path));
+  return { name, socket, ...(await openGpus(recipe, plan.environment, name, undo)) };
 }
 
 interface RunEnd {
@@ -81,11 +106,9 @@ interface RunEnd {
   readonly logs: readonly string[];
 }
 
-/** The end of a run that could not begin: no GPUs, no socket. */
-function notBegun(plan: RunPlan, log: EventLog, error: unknown): RunEnd {
-  if (!log.events.some(({ type }) => type === "started")) {
-    log.add(startedEvent(plan, "", plan.recipe.gpus.simulated !== null, []));
-  }
+/** The end of a run that could not begin although nothing spoke against it. */
+function notBegun(plan: RunPlan, { name, nvml }: Ready, log: EventLog, error: unknown): RunEnd {
+  if (!log.events.some(({ type }) => type === "started")) log.add(startedEvent(plan, name, nvml.simulated, []));
   return { reason: "failed", exitCode: 1, failure: toBatonError(error).toFields(), logs: [] };
 }
 
@@ -108,21 +131,15 @@ function startedEvent(plan: RunPlan, run: string, simulated: boolean, gpuBytes: 
   };
 }
 
-async function run(plan: RunPlan, folder: RunFolder, log: EventLog, undo: (() => void)[]): Promise<RunEnd> {
+async function run(
+  plan: RunPlan,
+  { name, socket, nvml, sampler, standin }: Ready,
+  folder: RunFolder,
+  log: EventLog,
+  undo: (() => void)[],
+): Promise<RunEnd> {
   const { recipe, progress } = plan;
   const config = phaseConfig(recipe);
-  const wrong = checkRecipeAndModel(recipe, readModelConfig(recipe.engine.model));
-  if (wrong !== null) throw new BatonError(wrong);
-  // Stand-in GPUs hide the real ones from every process, so these settings do nothing there.
-  const unusable = recipe.gpus.simulated === null ? checkEnvironment(plan.environment) : null;
-  if (unusable !== null) throw new BatonError(unusable);
-  const name = randomBytes(6).toString("hex");
-  // What runs before this one left whose controllers and guards were killed.
-  sweep([socketParent(plan.environment), sharedMemoryFolder()]);
-  const socket = makeSocketFolder(name, plan.environment);
-  undo.push(() => socket.remove());
-  undo.push(() => removeSharedMemory(socket.path));
-  const { nvml, sampler, standin } = await openGpus(recipe, plan.environment, name, undo);
   const gpuBytes = Array.from({ length: config.gpus }, (_, gpu) => nvml.memory(gpu).totalBytes);
   log.onEvent((event) => progress.show(event));
   log.add(startedEvent(plan, name, nvml.simulated, gpuBytes));

@@ -1,5 +1,5 @@
 /** What a user can get wrong: one clear error each, an exit code that is not 0, nothing left. */
-import { existsSync, mkdirSync, symlinkSync, writeFileSync } from "node:fs";
+import { existsSync, mkdirSync, readdirSync, readFileSync, symlinkSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { describe, expect, it } from "vitest";
 import { eventsOf } from "../../src/report/events.js";
@@ -25,21 +25,38 @@ async function refused(code: string, options: LightOptions): Promise<Ended & { r
   });
 }
 
+/** A light run that must be refused before it starts, with the results of the run before still there. */
+async function refusedAtOnce(code: string, options: LightOptions): Promise<void> {
+  await withFolder(async (folder) => {
+    const out = join(folder, "out");
+    const before = ["events.jsonl", "logs/launcher.log", "summary.json", "trace.json"];
+    mkdirSync(join(out, "logs"), { recursive: true });
+    for (const name of before) writeFileSync(join(out, name), "of the run before");
+    const ended = await lightRun(folder, options).ended;
+    expect(codes(ended), ended.output).toEqual([code]);
+    for (const word of ["expected:", "found:", "action:"]) expect(ended.output).toContain(word);
+    expect(ended.code).toBe(1);
+    for (const name of before) expect(readFileSync(join(out, name), "utf8")).toBe("of the run before");
+    expect(readdirSync(out).sort()).toEqual(["events.jsonl", "logs", "summary.json", "trace.json"]);
+    expect(processesWith(folder)).toEqual([]);
+  });
+}
+
 describe("a run is refused", () => {
   it("when the ranks do not divide into the groups of the engines", async () => {
-    await refused("RANKS_NOT_DIVISIBLE", { ranks: 3, engines: 2 });
+    await refusedAtOnce("RANKS_NOT_DIVISIBLE", { ranks: 3, engines: 2 });
   });
 
   it("when the engines need more GPUs than there are", async () => {
-    await refused("TOO_FEW_GPUS", { engines: 2, words: ["--gpus", "1", "--ranks", "1"] });
+    await refusedAtOnce("TOO_FEW_GPUS", { engines: 2, words: ["--gpus", "1", "--ranks", "1"] });
   });
 
   it("when the model's heads do not divide by the tensor parallelism", async () => {
-    await refused("HEADS_NOT_DIVISIBLE", { ranks: 3, tensorParallel: 3 });
+    await refusedAtOnce("HEADS_NOT_DIVISIBLE", { ranks: 3, tensorParallel: 3 });
   });
 
   it("when the model is not there", async () => {
-    await refused("MODEL_NOT_FOUND", { words: ["--model", "/nonexistent"] });
+    await refusedAtOnce("MODEL_NOT_FOUND", { words: ["--model", "/nonexistent"] });
   });
 
   it("when a GPU is too small for the engine", async () => {
@@ -84,10 +101,12 @@ describe("a run is refused", () => {
     await withFolder(async (folder) => {
       const long = join(folder, "x".repeat(90));
       mkdirSync(long);
-      const baton = lightRun(folder, { environment: { XDG_RUNTIME_DIR: long } });
-      expect(codes(await baton.ended)).toEqual(["SOCKET_PATH_TOO_LONG"]);
-      expect(baton.summary().exit).toEqual({ reason: "failed", code: 1 });
+      await refusedAtOnce("SOCKET_PATH_TOO_LONG", { environment: { XDG_RUNTIME_DIR: long } });
     });
+  });
+
+  it("when there is no folder for the socket", async () => {
+    await refusedAtOnce("SOCKET_FOLDER_UNUSABLE", { environment: { XDG_RUNTIME_DIR: "", TMPDIR: "/nonexistent" } });
   });
 
   it("in a folder that another run uses, which goes on", async () => {

@@ -1,5 +1,5 @@
 import { spawn } from "node:child_process";
-import { existsSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from "node:fs";
+import { existsSync, mkdirSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterEach, beforeEach, describe, expect, it } from "vitest";
@@ -81,6 +81,20 @@ describe("the folder of a run", () => {
     takeRunFolder(join(folder, "out")).release();
   });
 
+  it("loses the results of the run before when it is taken, and only then", () => {
+    const out = join(folder, "out");
+    mkdirSync(join(out, "logs"), { recursive: true });
+    const results = ["events.jsonl", "summary.json", "summary.json.new", "trace.json", "logs/launcher.log"];
+    for (const name of [...results, "notes.txt"]) writeFileSync(join(out, name), "of the run before");
+    const first = takeRunFolder(out);
+    expect(readdirSync(out).sort()).toEqual([".baton.lock", "logs", "notes.txt"]);
+    expect(readdirSync(join(out, "logs"))).toEqual([]);
+    writeFileSync(first.file("summary.json"), "of this run");
+    expect(code(() => takeRunFolder(out))).toBe("RUN_FOLDER_IN_USE");
+    expect(existsSync(first.file("summary.json"))).toBe(true);
+    first.release();
+  });
+
   it("must be one", () => {
     writeFileSync(join(folder, "file"), "");
     expect(code(() => takeRunFolder(join(folder, "file")))).toBe("RUN_FOLDER_UNUSABLE");
@@ -99,5 +113,9 @@ describe("the folder of the socket", () => {
 
   it("has a path that fits into a socket address", () => {
     expect(code(() => makeSocketFolder("run", { TMPDIR: `/tmp/${"x".repeat(100)}` }))).toBe("SOCKET_PATH_TOO_LONG");
+  });
+
+  it("must be in a folder that is there", () => {
+    expect(code(() => makeSocketFolder("run", { TMPDIR: join(folder, "nowhere") }))).toBe("SOCKET_FOLDER_UNUSABLE");
   });
 });
