@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
+import operator
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +18,10 @@ from baton.protocol.messages import Sampling as WireSampling
 
 U32s = npt.NDArray[np.uint32]
 F32s = npt.NDArray[np.float32]
+
+_MOST_U32 = 2**32 - 1
+#: The controller is JavaScript, whose numbers are exact so far.
+MOST_SEED = 2**53 - 1
 
 
 @dataclass(frozen=True)
@@ -33,22 +39,36 @@ class Sampling:
     seed: int | None = None
 
     def __post_init__(self) -> None:
-        problems = [
-            text
-            for wrong, text in (
-                (self.max_tokens < 1, f"max_tokens {self.max_tokens}"),
-                (self.n < 1, f"n {self.n}"),
-                (self.temperature < 0, f"temperature {self.temperature}"),
-                (not 0 < self.top_p <= 1, f"top_p {self.top_p}"),
-                (self.seed is not None and self.seed < 0, f"seed {self.seed}"),
-            )
-            if wrong
-        ]
+        problems: list[str] = []
+        for name, least, most in (("max_tokens", 1, _MOST_U32), ("n", 1, _MOST_U32), ("seed", 0, MOST_SEED)):
+            value = getattr(self, name)
+            if name == "seed" and value is None:
+                continue
+            whole = _whole(value, least, most)
+            if whole is None:
+                problems.append(f"{name} {value!r}")
+            else:
+                object.__setattr__(self, name, whole)
+        for name in ("temperature", "top_p"):
+            value = getattr(self, name)
+            real = _real(value)
+            if real is None or not (real >= 0 if name == "temperature" else 0 < real <= 1):
+                problems.append(f"{name} {value!r}")
+            else:
+                object.__setattr__(self, name, real)
+        stop = _token_ids(self.stop_token_ids)
+        if stop is None:
+            problems.append(f"stop_token_ids {self.stop_token_ids!r}")
+        else:
+            object.__setattr__(self, "stop_token_ids", stop)
         if problems:
             raise BatonError(
                 "BAD_SAMPLING",
                 "The sampling parameters make no sense.",
-                expected="max_tokens >= 1, n >= 1, temperature >= 0, 0 < top_p <= 1, seed >= 0 or None",
+                expected=(
+                    "whole numbers max_tokens >= 1 and n >= 1; temperature >= 0, 0 < top_p <= 1; "
+                    f"token ids in stop_token_ids; seed from 0 to {MOST_SEED}, or None"
+                ),
                 found=", ".join(problems),
                 action="Correct the Sampling given to rollout.generate().",
             )
@@ -56,10 +76,10 @@ class Sampling:
     def to_wire(self) -> WireSampling:
         return WireSampling(
             n=self.n,
-            temperature=float(self.temperature),
-            top_p=float(self.top_p),
+            temperature=self.temperature,
+            top_p=self.top_p,
             max_tokens=self.max_tokens,
-            stop_token_ids=[int(token) for token in self.stop_token_ids],
+            stop_token_ids=list(self.stop_token_ids),
             seed=self.seed,
         )
 
@@ -81,16 +101,26 @@ class Completion:
 
 def prompt_array(prompt: Sequence[int] | npt.NDArray[np.integer], position: int) -> U32s:
     """Token ids as u32. Accepts lists, arrays and one-dimensional tensors. Raises BatonError BAD_PROMPT."""
-    values = np.asarray(prompt)
-    if values.ndim != 1 or values.size == 0 or values.dtype.kind not in "iu" or int(values.min()) < 0:
-        raise BatonError(
-            "BAD_PROMPT",
-            f"Prompt {position} is not a list of token ids.",
-            expected="at least one token id, each 0 or more",
-            found=f"shape {values.shape}, type {values.dtype}",
-            action="Give rollout.generate() token ids, one list for each prompt.",
-        )
+    try:
+        values = np.asarray(prompt)
+    except (TypeError, ValueError) as error:  # lists of different lengths, a tensor on a GPU
+        raise _bad_prompt(position, str(error)) from error
+    if values.ndim != 1 or values.size == 0 or values.dtype.kind not in "iu":
+        raise _bad_prompt(position, f"shape {values.shape}, type {values.dtype}")
+    least, most = int(values.min()), int(values.max())
+    if least < 0 or most > _MOST_U32:  # astype would wrap it into another token
+        raise _bad_prompt(position, f"token id {least if least < 0 else most}")
     return values.astype(np.uint32)
+
+
+def _bad_prompt(position: int, found: str) -> BatonError:
+    return BatonError(
+        "BAD_PROMPT",
+        f"Prompt {position} is not a list of token ids.",
+        expected=f"at least one token id, each from 0 to {_MOST_U32}",
+        found=found,
+        action="Give rollout.generate() token ids, one list for each prompt.",
+    )
 
 
 def completions_from(message: Completions, prompts: int, samples: int) -> list[Completion]:
@@ -127,3 +157,32 @@ def _spans(lengths: npt.NDArray[np.int64]) -> Iterator[tuple[int, int]]:
     for length in lengths:
         yield begin, begin + int(length)
         begin += int(length)
+
+
+def _whole(value: Any, least: int, most: int) -> int | None:
+    """As an int, from numpy too; None when it is no whole number in these bounds. True is not the number 1."""
+    try:
+        whole = operator.index(value)
+    except TypeError:
+        return None
+    return whole if not isinstance(value, bool) and least <= whole <= most else None
+
+
+def _real(value: Any) -> float | None:
+    """As a float, when it is a finite number; a text that reads like one is not."""
+    if isinstance(value, (bool, np.bool_, str, bytes)):
+        return None
+    try:
+        real = float(value)
+    except (TypeError, ValueError, OverflowError):
+        return None
+    return real if math.isfinite(real) else None
+
+
+def _token_ids(values: Any) -> tuple[int, ...] | None:
+    try:
+        tokens = [_whole(value, 0, _MOST_U32) for value in values]
+    except TypeError:
+        return None
+    known = tuple(token for token in tokens if token is not None)
+    return known if len(known) == len(tokens) else None

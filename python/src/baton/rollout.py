@@ -51,6 +51,7 @@ class Rollout:
         self._sampled: list[Sampled] = []
         self._epoch = 0
         self.open = False
+        self._ended = False
 
     @property
     def weight_epoch(self) -> int:
@@ -73,6 +74,8 @@ class Rollout:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> Literal[False]:
+        self._ended = True
+        self.open = False
         if error is not None:
             self._connection.fail(error, "the rollout")
             return False
@@ -84,7 +87,6 @@ class Rollout:
         except BaseException as problem:
             self._connection.fail(problem, "taking the GPUs back")
             raise
-        self.open = False
         return False
 
     def generate(self, prompt_token_ids: Sequence[PromptIds], sampling: Sampling) -> list[Completion]:
@@ -92,7 +94,16 @@ class Rollout:
 
         Collective over the ranks whose GPUs belong to the same engine: all give the same sampling parameters, and
         each gets the completions of its own prompts. No prompts at all are fine.
+        Raises BatonError ROLLOUT_CLOSED outside of the `with` block, BAD_PROMPT.
         """
+        if not self.open:
+            raise BatonError(
+                "ROLLOUT_CLOSED",
+                "generate() was called outside of its rollout, where no engine has the GPUs.",
+                expected="a call inside of the block `with session.rollout() as rollout:`",
+                found="a call after the block" if self._ended else "a call before the block",
+                action="Move the call into the block; for more completions later, open another session.rollout().",
+            )
         prompts = [prompt_array(prompt, position) for position, prompt in enumerate(prompt_token_ids)]
         sent = prompts[::-1] if faults.hit("rank.prompts.swap") else prompts
         call = self._calls
