@@ -4,7 +4,9 @@
  */
 import { type ChildProcess, spawn } from "node:child_process";
 import { closeSync, openSync } from "node:fs";
+import { setTimeout as sleep } from "node:timers/promises";
 import { BatonError } from "../errors.js";
+import { descendants, type ProcessInfo, processInfo } from "../native.js";
 import type { ProcessExit } from "../phases/events.js";
 
 export interface ChildOptions {
@@ -32,6 +34,11 @@ export interface Child {
   readonly logPath: string | null;
   /** null while it runs. */
   readonly exit: ProcessExit | null;
+  /**
+   * Whether the command itself is known to have ended. Its guard may live on for a moment: it ends what the command
+   * left, and only then itself.
+   */
+  commandEnded(): boolean;
   /** Resolves once, when the guard has ended. */
   readonly ended: Promise<ProcessExit>;
   /** false when it is gone already. */
@@ -85,6 +92,12 @@ function guardOptions({ controller, stoppedDeadlineMs, remove, sharedMemory }: C
 
 function watch(options: ChildOptions, child: ChildProcess): Child {
   let exit: ProcessExit | null = null;
+  let command: ProcessInfo | null = null;
+  child.once("spawn", () => {
+    void findCommand(child.pid ?? -1).then((found) => {
+      command = found;
+    });
+  });
   const ended = new Promise<ProcessExit>((resolve) => {
     child.once("exit", (code, signal) => {
       exit = { code, signal };
@@ -100,7 +113,28 @@ function watch(options: ChildOptions, child: ChildProcess): Child {
     get exit() {
       return exit;
     },
+    commandEnded: () => exit !== null || (command !== null && hasEnded(command)),
     ended,
     signal: (signal) => exit === null && child.kill(signal),
   };
+}
+
+/** A guard forks as soon as it runs; what loses its parent becomes its child only later. */
+const FORK_MS = { poll: 10, most: 2_000 };
+
+/** The process of a guard's command; null when it came and went unseen. */
+async function findCommand(guard: number): Promise<ProcessInfo | null> {
+  const end = performance.now() + FORK_MS.most;
+  while (performance.now() < end && processInfo(guard) !== null) {
+    const command = descendants(guard).find(({ ppid }) => ppid === guard);
+    if (command !== undefined) return command;
+    await sleep(FORK_MS.poll, undefined, { ref: false });
+  }
+  return null;
+}
+
+/** Also of one that the kernel is still taking apart. */
+function hasEnded({ pid, startTime }: ProcessInfo): boolean {
+  const now = processInfo(pid);
+  return now === null || now.startTime !== startTime || now.ending || now.state === "Z" || now.state === "X";
 }

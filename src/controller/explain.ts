@@ -2,6 +2,8 @@
 import { setTimeout as sleep } from "node:timers/promises";
 import type { Ledger } from "../memory/index.js";
 import { type Nvml, processInfo } from "../native.js";
+import type { ProcessExit } from "../phases/events.js";
+import { launcherFailed } from "../phases/failures.js";
 import type { Failure } from "../protocol/messages.js";
 import type { Child } from "./children.js";
 import type { EndCommand } from "./node.js";
@@ -18,7 +20,7 @@ export interface Surroundings {
   /** Whether this process itself may have been stopped, so that its guards ended the run; in ms. */
   readonly pausedMs: number;
   readonly stoppedDeadlineMs: number;
-  readonly children: readonly Pick<Child, "ended">[];
+  readonly children: readonly Pick<Child, "name" | "commandEnded" | "ended">[];
 }
 
 /** As in native/guard: the exit code of a guard that ended its command because the controller was stopped. */
@@ -32,6 +34,8 @@ export async function explain(end: EndCommand, surroundings: Surroundings): Prom
   if (surroundings.pausedMs > surroundings.stoppedDeadlineMs && (await guardsSawAStop(surroundings.children))) {
     return controllerStopped(surroundings);
   }
+  const launcher = await killedLauncher(failure, surroundings.children);
+  if (launcher !== null) return launcherFailed(launcher);
   if (surroundings.stopped.length > 0 && failure.code === "DEADLINE") {
     return stoppedFailure(surroundings.stopped, `${failure.expected}; but ${failure.message}`);
   }
@@ -47,6 +51,18 @@ async function guardsSawAStop(children: Surroundings["children"]): Promise<boole
     return true;
   });
   return Promise.race([Promise.any(exits).catch(() => false), sleep(GUARDS_MS, false)]);
+}
+
+/**
+ * How the launcher ended, if it was killed and a rank's failure is what came of it: ranks die with their launcher, by
+ * its hand or the guard's, and the guard ends after the last of them. A launcher that gives up because of a rank lives
+ * when the rank dies, and ends with a code.
+ */
+async function killedLauncher(failure: Failure, children: Surroundings["children"]): Promise<ProcessExit | null> {
+  const launcher = children.find(({ name }) => name === "launcher");
+  if (launcher === undefined || !/^rank \d/.test(failure.message) || !launcher.commandEnded()) return null;
+  const exit = await Promise.race([launcher.ended, sleep(GUARDS_MS, null)]);
+  return exit !== null && exit.signal !== null ? exit : null;
 }
 
 function controllerStopped({ pausedMs, stoppedDeadlineMs }: Surroundings): Failure {

@@ -3,7 +3,15 @@ import type { Failure } from "../protocol/messages.js";
 import { type Client, clientName } from "./clients.js";
 import { firstGpu } from "./config.js";
 import type { Event } from "./events.js";
-import { connectionLost, died, gpusOfFailure, ranksDisagree, topologyMismatch, unexpected } from "./failures.js";
+import {
+  connectionLost,
+  died,
+  gpusOfFailure,
+  launcherFailed,
+  ranksDisagree,
+  topologyMismatch,
+  unexpected,
+} from "./failures.js";
 import { newRank } from "./state.js";
 import type { Step } from "./step.js";
 import { checkTopology } from "./topology.js";
@@ -140,15 +148,7 @@ function isFinished(step: Step, client: Client): boolean {
 export function onLauncherGone(step: Step): void {
   const { launcher, ranks } = step.state;
   if (launcher === null) return;
-  if (launcher.code !== 0) {
-    step.fail({
-      code: "LAUNCHER_FAILED",
-      message: "the command ended with an error",
-      expected: "exit code 0",
-      found: launcher.signal === null ? `exit code ${launcher.code}` : `killed by ${launcher.signal}`,
-      action: "Read the output of the command.",
-    });
-  }
+  if (launcher.code !== 0) step.fail(launcherFailed(launcher));
   const connected = ranks.filter((rank) => rank.life.connected);
   if (connected.length === 0) {
     step.fail({

@@ -50,16 +50,34 @@ export function unexpected(client: Client, message: string, expected: string, fo
   };
 }
 
+const KILLED = "Look for the out-of-memory killer in the kernel log; otherwise somebody killed it.";
+
 export function died(client: Client, exit: ProcessExit, phase: string): Failure {
   return {
     code: `${client.role.toUpperCase()}_DIED`,
     message: `${clientName(client)} died in phase ${phase}`,
     expected: "a process that lives until the run is over",
     found: describeExit(exit),
-    action:
-      exit.signal === "SIGKILL"
-        ? "Look for the out-of-memory killer in the kernel log; otherwise somebody killed it."
-        : "Read the output of this process.",
+    action: exit.signal === "SIGKILL" ? KILLED : "Read the output of this process.",
+  };
+}
+
+/** The command that starts the ranks ended otherwise than with code 0. */
+export function launcherFailed({ code, signal }: ProcessExit): Failure {
+  const failure = { code: "LAUNCHER_FAILED", expected: "exit code 0" };
+  if (signal === null) {
+    return {
+      ...failure,
+      message: "the command ended with an error",
+      found: `exit code ${code}`,
+      action: "Read the output of the command.",
+    };
+  }
+  return {
+    ...failure,
+    message: "the command that starts the ranks was killed, and its ranks with it",
+    found: `killed by ${signal}`,
+    action: signal === "SIGKILL" ? KILLED : "Read the output of the command.",
   };
 }
 

@@ -46,7 +46,7 @@ const EXPECTED: Readonly<Record<Exclude<Victim, "controller">, RegExp>> = {
   "rank 1": /^(RANK_DIED|LAUNCHER_FAILED)$/,
   "worker 0 of engine 0": /^(WORKER_DIED|ENGINE_WORKER_DIED|ENGINE_DIED)$/,
   "engine 0": /^(ENGINE_DIED|WORKER_DIED)$/,
-  launcher: /^(LAUNCHER_FAILED|LAUNCHER_DIED|RANK_DIED)$/,
+  launcher: /^LAUNCHER_FAILED$/,
 };
 
 /** The process id of a victim, once it is known. */
