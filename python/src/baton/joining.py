@@ -7,6 +7,7 @@ the controller, so that the run has one clear error and not only a traceback amo
 
 from __future__ import annotations
 
+import atexit
 import os
 import sys
 from dataclasses import dataclass
@@ -28,6 +29,8 @@ class ArenaGiven:
 _connection: Connection | None = None
 _arena: ArenaGiven | None = None
 _hooked = False
+_attached = False
+_interrupted = False
 
 
 def join(gpu: int) -> Connection:
@@ -65,8 +68,17 @@ def join_early(gpu: int) -> None:
         join(gpu)
 
 
+def attached() -> None:
+    """The script has called `baton.attach`: what it owes now is `session.finish()`."""
+    global _attached
+    _attached = True
+
+
 def _hook_exceptions() -> None:
-    """An exception that ends the script is told to the controller before its traceback is printed."""
+    """An exception that ends the script is told to the controller before its traceback is printed.
+
+    So is an end without `session.finish()`: otherwise a script that just stops would look like one that is done.
+    """
     global _hooked
     if _hooked:
         return
@@ -74,11 +86,32 @@ def _hook_exceptions() -> None:
     previous = sys.excepthook
 
     def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-        if _connection is not None and not isinstance(error, KeyboardInterrupt):
+        global _interrupted
+        if isinstance(error, KeyboardInterrupt):
+            _interrupted = True
+        elif _connection is not None:
             _connection.fail(error, "the training script")
         previous(kind, error, trace)
 
     sys.excepthook = hook
+    atexit.register(_leave)
+
+
+def _leave() -> None:
+    """At the end of the interpreter. Whoever was interrupted says nothing: the controller was too, and says so."""
+    if _connection is None or _connection.closed or _interrupted:
+        return
+    owed = "session.finish()" if _attached else "baton.attach(engine)"
+    error = BatonError(
+        "RANK_LEFT",
+        f"The script ended without {owed}, so the run has not reached its end.",
+        expected="session.finish() at the end of the script, on every rank"
+        if _attached
+        else "baton.attach(engine) after the training memory, and session.finish() at the end of the script",
+        found=f"the script ended without {owed}",
+        action=f"Call {owed}, and look for a return or sys.exit() that comes before it.",
+    )
+    _connection.fail(error, "the training script")
 
 
 def _environment(name: str) -> int:
