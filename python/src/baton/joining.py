@@ -8,8 +8,10 @@ the controller, so that the run has one clear error and not only a traceback amo
 from __future__ import annotations
 
 import atexit
+import faulthandler
 import os
 import sys
+from contextlib import suppress
 from dataclasses import dataclass
 from types import TracebackType
 
@@ -50,6 +52,7 @@ def join(gpu: int) -> Connection:
             local_world_size=_environment("LOCAL_WORLD_SIZE"),
         )
         _hook_exceptions()
+        _enable_faulthandler()
         message, (fd,) = _connection.expect(Arena, descriptors=1)
         _arena = ArenaGiven(fd, message.arena_bytes)
     return _connection
@@ -95,6 +98,14 @@ def _hook_exceptions() -> None:
 
     sys.excepthook = hook
     atexit.register(_leave)
+
+
+def _enable_faulthandler() -> None:
+    """A rank that reads training state while it is away dies by a signal: the log shall have the line that did it."""
+    if faulthandler.is_enabled():
+        return
+    with suppress(AttributeError, OSError, RuntimeError, ValueError):  # a stderr that is no file
+        faulthandler.enable()
 
 
 def _leave() -> None:

@@ -309,3 +309,13 @@ def test_a_script_that_just_stops_has_not_come_to_its_end(start, ending, owed):
     assert owed in failure.expected
     assert failure.found == f"the script ended without {owed}"
     assert controller.end() == 0
+
+
+def test_a_rank_that_reads_training_state_in_a_rollout_dies_with_the_line_in_its_output(start):
+    controller = start("2", "read")
+    controller.open_rollout(0)
+    assert controller.end() in (-signal.SIGSEGV, -signal.SIGBUS)
+    line = next(
+        number for number, text in enumerate(RANK.read_text().splitlines(), start=1) if "the log must have" in text
+    )
+    assert f'rank.py", line {line} in main' in (controller.out / "log").read_text()
