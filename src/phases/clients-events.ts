@@ -2,7 +2,7 @@
 import type { Failure } from "../protocol/messages.js";
 import { type Client, clientName } from "./clients.js";
 import { firstGpu } from "./config.js";
-import type { Event } from "./events.js";
+import type { Event, ProcessExit } from "./events.js";
 import {
   connectionLost,
   died,
@@ -121,7 +121,7 @@ export function onProcessDied(step: Step, event: EventOf<"processDied">): void {
   living.life = { ...living.life, died: event.exit };
   // Frames that it sent before (a goodbye, or why it fails) may still be unread: the end of its connection,
   // which comes after them, is awaited for a moment.
-  if (!connected || lost) step.fail(died(event.client, event.exit, step.phaseOf(event.client)));
+  if (!connected || lost) failByDeath(step, event.client, event.exit);
 }
 
 export function onConnectionLost(step: Step, event: EventOf<"connectionLost">): void {
@@ -129,7 +129,7 @@ export function onConnectionLost(step: Step, event: EventOf<"connectionLost">): 
   if (!living?.life.connected || isFinished(step, event.client)) return;
   const exit = living.life.died;
   living.life = { connected: true, lost: true, ending: event.ending, died: exit };
-  if (exit) step.fail(died(event.client, exit, step.phaseOf(event.client)));
+  if (exit) failByDeath(step, event.client, exit);
 }
 
 /** The moment of grace after a death or a lost connection is over. */
@@ -137,7 +137,12 @@ export function onGone(step: Step, client: Client): void {
   const life = step.living(client)?.life;
   // The kernel may take a second to give back what a process had on a GPU; only then the pidfd tells how it ended.
   const exit = life?.died ?? (life?.ending ? { code: null, signal: null } : null);
-  step.fail(exit ? died(client, exit, step.phaseOf(client)) : connectionLost(client));
+  if (exit) failByDeath(step, client, exit);
+  step.fail(connectionLost(client));
+}
+
+function failByDeath(step: Step, client: Client, exit: ProcessExit): never {
+  return step.fail(died(client, exit, step.phaseOf(client), step.isAway(client)));
 }
 
 function isFinished(step: Step, client: Client): boolean {

@@ -52,13 +52,25 @@ export function unexpected(client: Client, message: string, expected: string, fo
 
 const KILLED = "Look for the out-of-memory killer in the kernel log; otherwise somebody killed it.";
 
-export function died(client: Client, exit: ProcessExit, phase: string): Failure {
+/** Signals of a process that touched memory which is not there. */
+const BAD_ACCESS: ReadonlySet<string> = new Set(["SIGSEGV", "SIGBUS"]);
+
+/** @param away the process is a rank that had given back training state for a rollout */
+export function died(client: Client, exit: ProcessExit, phase: string, away = false): Failure {
+  if (client.role === "rank" && exit.code === 0) return left(client, phase);
+  const touched = away && BAD_ACCESS.has(exit.signal ?? "");
   return {
     code: `${client.role.toUpperCase()}_DIED`,
     message: `${clientName(client)} died in phase ${phase}`,
     expected: "a process that lives until the run is over",
-    found: describeExit(exit),
-    action: exit.signal === "SIGKILL" ? KILLED : "Read the output of this process.",
+    found: describeExit(exit) + (touched ? ", while its training state was away for the rollout" : ""),
+    action: touched
+      ? "Training state (parameters, gradients, optimizer) is away inside of `with session.rollout()`, and reading it " +
+        "there ends the process: copy the tensors that the block needs before it, with .cpu() or .clone() outside of " +
+        "the training memory. The output of this process has the line of the script."
+      : exit.signal === "SIGKILL"
+        ? KILLED
+        : "Read the output of this process.",
   };
 }
 
@@ -78,6 +90,17 @@ export function launcherFailed({ code, signal }: ProcessExit): Failure {
     message: "the command that starts the ranks was killed, and its ranks with it",
     found: `killed by ${signal}`,
     action: signal === "SIGKILL" ? KILLED : "Read the output of the command.",
+  };
+}
+
+/** A rank that ended without an error, and not by its interpreter's usual way out, which would have told us. */
+function left(client: Client, phase: string): Failure {
+  return {
+    code: "RANK_LEFT",
+    message: `${clientName(client)} ended in phase ${phase}, so the run has not reached its end`,
+    expected: "session.finish() at the end of the script, on every rank",
+    found: "exit code 0 without it",
+    action: "Call session.finish(), and look for an os._exit() that comes before it.",
   };
 }
 

@@ -87,6 +87,11 @@ export class Step {
     return engine?.stage ?? "absent";
   }
 
+  /** Whether the client is a rank that has given back training state which it has not got again. */
+  isAway(client: Client): boolean {
+    return client.role === "rank" && (this.state.ranks[client.index]?.releasedBytes ?? 0) > 0;
+  }
+
   /** The engine that generates for this rank. */
   engineOf(rank: RankState): EngineState {
     const engine = this.state.engines[engineOfRank(this.state.config, this.state.ranks.length, rank.index)];

@@ -7,8 +7,11 @@ the controller, so that the run has one clear error and not only a traceback amo
 
 from __future__ import annotations
 
+import atexit
+import faulthandler
 import os
 import sys
+from contextlib import suppress
 from dataclasses import dataclass
 from types import TracebackType
 
@@ -28,6 +31,8 @@ class ArenaGiven:
 _connection: Connection | None = None
 _arena: ArenaGiven | None = None
 _hooked = False
+_attached = False
+_interrupted = False
 
 
 def join(gpu: int) -> Connection:
@@ -47,6 +52,7 @@ def join(gpu: int) -> Connection:
             local_world_size=_environment("LOCAL_WORLD_SIZE"),
         )
         _hook_exceptions()
+        _enable_faulthandler()
         message, (fd,) = _connection.expect(Arena, descriptors=1)
         _arena = ArenaGiven(fd, message.arena_bytes)
     return _connection
@@ -65,8 +71,17 @@ def join_early(gpu: int) -> None:
         join(gpu)
 
 
+def attached() -> None:
+    """The script has called `baton.attach`: what it owes now is `session.finish()`."""
+    global _attached
+    _attached = True
+
+
 def _hook_exceptions() -> None:
-    """An exception that ends the script is told to the controller before its traceback is printed."""
+    """An exception that ends the script is told to the controller before its traceback is printed.
+
+    So is an end without `session.finish()`: otherwise a script that just stops would look like one that is done.
+    """
     global _hooked
     if _hooked:
         return
@@ -74,11 +89,40 @@ def _hook_exceptions() -> None:
     previous = sys.excepthook
 
     def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-        if _connection is not None and not isinstance(error, KeyboardInterrupt):
+        global _interrupted
+        if isinstance(error, KeyboardInterrupt):
+            _interrupted = True
+        elif _connection is not None:
             _connection.fail(error, "the training script")
         previous(kind, error, trace)
 
     sys.excepthook = hook
+    atexit.register(_leave)
+
+
+def _enable_faulthandler() -> None:
+    """A rank that reads training state while it is away dies by a signal: the log shall have the line that did it."""
+    if faulthandler.is_enabled():
+        return
+    with suppress(AttributeError, OSError, RuntimeError, ValueError):  # a stderr that is no file
+        faulthandler.enable()
+
+
+def _leave() -> None:
+    """At the end of the interpreter. Whoever was interrupted says nothing: the controller was too, and says so."""
+    if _connection is None or _connection.closed or _interrupted:
+        return
+    owed = "session.finish()" if _attached else "baton.attach(engine)"
+    error = BatonError(
+        "RANK_LEFT",
+        f"The script ended without {owed}, so the run has not reached its end.",
+        expected="session.finish() at the end of the script, on every rank"
+        if _attached
+        else "baton.attach(engine) after the training memory, and session.finish() at the end of the script",
+        found=f"the script ended without {owed}",
+        action=f"Call {owed}, and look for a return or sys.exit() that comes before it.",
+    )
+    _connection.fail(error, "the training script")
 
 
 def _environment(name: str) -> int:

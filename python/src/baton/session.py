@@ -12,7 +12,6 @@ Everything here is collective over the ranks of the node: each rank enters and l
 
 from __future__ import annotations
 
-import atexit
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from typing import Any
@@ -69,7 +68,7 @@ class Session:
         self._weights: Weights | None = None
         self._rollout: Rollout | None = None
         memory.on_return = self._send_returned
-        atexit.register(connection.close)
+        joining.attached()
 
     @property
     def weight_epoch(self) -> int:
@@ -113,6 +112,8 @@ class Session:
 
     def finish(self) -> None:
         """Ends this rank's part in good order. The training state is back afterwards. Collective.
+
+        A script that ends without it, by sys.exit() too, ends the run with RANK_LEFT.
 
         The ranks end together: one that closes its process group while another is still in a collective with it would
         bring that one down, after all the work is done.

@@ -49,7 +49,11 @@ def main() -> None:
                 "zero_allow_untested_optimizer": True,
             },
         )
+    if "unattached" in sys.argv:
+        sys.exit(0)
     session = baton.attach(engine)
+    if "unfinished" in sys.argv:
+        sys.exit(0)
     write("answers", answers(engine))
     weights = {}
     module: Any = engine.module
@@ -64,6 +68,8 @@ def main() -> None:
         if step == 1:
             write("answers", answers(engine))
         with session.rollout() as rollout:
+            if "read" in sys.argv:
+                next(policy.parameters()).sum()  # the line that the log must have
             completions = rollout.generate(PROMPTS if step < 2 else [], sampling)
             more = rollout.generate([], sampling) if step == 0 else []
         write(

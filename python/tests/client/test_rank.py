@@ -74,7 +74,8 @@ class Controller(Peer):
         self.accept(welcome(**changes), deadline_seconds=120)
         self.arena = memfd(0)
         self.send(Arena(arena_bytes=1 << 30), (self.arena,))
-        self.manifest: Manifest = self.receive(Manifest)
+        if "unattached" not in arguments:
+            self.manifest: Manifest = self.receive(Manifest)
 
     def result(self, name: str) -> Any:
         return json.loads((self.out / f"{name}.json").read_text())
@@ -296,3 +297,25 @@ def test_an_engine_with_old_weights_ends_the_rank(start):
     failure = controller.receive(Failed).failure
     assert (failure.code, failure.expected) == ("STALE_WEIGHTS", "weights of step 0")
     assert controller.end() == 1
+
+
+@pytest.mark.parametrize(
+    ("ending", "owed"), [("unattached", "baton.attach(engine)"), ("unfinished", "session.finish()")]
+)
+def test_a_script_that_just_stops_has_not_come_to_its_end(start, ending, owed):
+    controller = start("2", ending)
+    failure = controller.receive(Failed).failure
+    assert failure.code == "RANK_LEFT"
+    assert owed in failure.expected
+    assert failure.found == f"the script ended without {owed}"
+    assert controller.end() == 0
+
+
+def test_a_rank_that_reads_training_state_in_a_rollout_dies_with_the_line_in_its_output(start):
+    controller = start("2", "read")
+    controller.open_rollout(0)
+    assert controller.end() in (-signal.SIGSEGV, -signal.SIGBUS)
+    line = next(
+        number for number, text in enumerate(RANK.read_text().splitlines(), start=1) if "the log must have" in text
+    )
+    assert f'rank.py", line {line} in main' in (controller.out / "log").read_text()

@@ -28,7 +28,7 @@ const CODES: Readonly<Record<string, readonly string[]>> = {
   fail: ["TEST_FAILURE"],
   interrupt: ["INTERRUPTED"],
   // The last two: the moment of grace for a goodbye that is on its way passes too early.
-  deadline: ["DEADLINE", "ROOM_NOT_AVAILABLE", "RANK_DIED", "RANKS_UNFINISHED"],
+  deadline: ["DEADLINE", "ROOM_NOT_AVAILABLE", "RANK_DIED", "RANK_LEFT", "RANKS_UNFINISHED"],
   unasked: ["UNEXPECTED_MESSAGE", "DUPLICATE_CLIENT", "TOPOLOGY_MISMATCH", "RANKS_NOT_DIVISIBLE", "STALE_EPOCH"],
 };
 

@@ -301,6 +301,37 @@ describe("an end", () => {
     });
   });
 
+  it.each(["SIGSEGV", "SIGBUS"])("by %s in a rollout says that training state is away there", (signal) => {
+    openAll();
+    const client: Client = { role: "rank", index: 1 };
+    feed({ type: "connectionLost", client, ending: true });
+    expect(feed({ type: "processDied", client, exit: { code: null, signal } })).toEqual(["end failed RANK_DIED"]);
+    expect(failureOf()).toMatchObject({
+      found: `killed by ${signal}, while its training state was away for the rollout`,
+      action: expect.stringMatching(/away inside of `with session.rollout\(\)`.* copy the tensors/),
+    });
+  });
+
+  it("by SIGSEGV at another time, or of an engine, does not", () => {
+    const crash = (client: Client): Event[] => [
+      { type: "connectionLost", client, ending: true },
+      { type: "processDied", client, exit: { code: null, signal: "SIGSEGV" } },
+    ];
+    feed(...crash({ role: "rank", index: 1 }));
+    expect(failureOf()).toMatchObject({ code: "RANK_DIED", action: "Read the output of this process." });
+    start();
+    openAll();
+    feed(...crash({ role: "engine", index: 1 }));
+    expect(failureOf()).toMatchObject({ code: "ENGINE_DIED", action: "Read the output of this process." });
+  });
+
+  it("of a rank with exit code 0 is one without finish()", () => {
+    const client: Client = { role: "rank", index: 1 };
+    feed({ type: "connectionLost", client, ending: true });
+    expect(feed({ type: "processDied", client, exit: { code: 0, signal: null } })).toEqual(["end failed RANK_LEFT"]);
+    expect(failureOf()?.expected).toContain("session.finish()");
+  });
+
   it("tells a lost connection from a death", () => {
     feed({ type: "connectionLost", client: { role: "engine", index: 0 }, ending: false });
     expect(feed({ type: "deadlinePassed", key: "gone: engine 0" })).toEqual(["end failed CONNECTION_LOST"]);
