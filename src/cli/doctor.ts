@@ -1,7 +1,8 @@
 /** `baton doctor`: whether this machine can do what Baton needs, and what to do where it cannot. */
 import { resolve } from "node:path";
-import { type Command, InvalidArgumentError, Option } from "commander";
+import { type Command, Option } from "commander";
 import type { ModelPlan } from "../doctor/model.js";
+import { atLeastOne } from "./options.js";
 import { packageRoot, packageVersion } from "./package.js";
 
 interface DoctorOptions {
@@ -15,28 +16,22 @@ interface DoctorOptions {
   readonly maxSequences: number;
 }
 
-const count = (text: string): number => {
-  const value = Number(text);
-  if (!Number.isInteger(value) || value < 1) throw new InvalidArgumentError("expected a whole number from 1");
-  return value;
-};
-
 export function addDoctor(program: Command): void {
   program
     .command("doctor")
     .description("look at GPUs, driver, host, versions and settings, and say what would stop a run")
     .option("--json", "write the findings as JSON to the standard output")
     .option("--model <folder>", "also say whether this model (a folder with config.json) fits")
-    .option("--ranks <n>", "with --model: training ranks, one GPU each", count, 1)
+    .option("--ranks <n>", "with --model: training ranks, one GPU each", atLeastOne, 1)
     .addOption(new Option("--zero <stage>", "with --model: ZeRO stage").choices(["1", "2", "3"]).default("2"))
-    .option("--tp <n>", "with --model: tensor parallelism of each engine", count, 1)
+    .option("--tp <n>", "with --model: tensor parallelism of each engine", atLeastOne, 1)
     .addOption(
       new Option("--dtype <type>", "with --model: type of policy and engine")
         .choices(["float32", "bfloat16", "float16"])
         .default("bfloat16"),
     )
-    .option("--max-model-length <n>", "with --model: longest prompt plus completion, in tokens", count, 2048)
-    .option("--max-sequences <n>", "with --model: sequences that an engine generates at once", count, 256)
+    .option("--max-model-length <n>", "with --model: longest prompt plus completion, in tokens", atLeastOne, 2048)
+    .option("--max-sequences <n>", "with --model: sequences that an engine generates at once", atLeastOne, 256)
     .action(async (options: DoctorOptions) => {
       const code = await doctor(options);
       // A child that hangs in the kernel cannot be ended, and must not keep this process.
