@@ -1,6 +1,7 @@
 import { Command, type CommanderError } from "commander";
 import { describe, expect, it } from "vitest";
 import { addDemo } from "../../src/cli/demo.js";
+import { addRun } from "../../src/cli/run.js";
 
 /** What commander says of these words; every mistake here is one that it must find before anything is started. */
 async function refusal(...words: string[]): Promise<string> {
@@ -11,6 +12,7 @@ async function refusal(...words: string[]): Promise<string> {
       said += text;
     },
   });
+  addRun(program);
   addDemo(program);
   const before = process.argv;
   process.argv = ["node", "baton", ...words];
@@ -29,6 +31,12 @@ describe("the words after `baton`", () => {
   it.each(["--ranks", "--engines", "--tp", "--steps", "--iterations"])("demo refuses %s 0", async (option) => {
     expect(await refusal("demo", option, "0")).toMatch(
       new RegExp(`^error: option '${option} <n>' .*whole number from 1`),
+    );
+  });
+
+  it("run refuses two recipes", async () => {
+    expect(await refusal("run", "a.yaml", "b.yaml", "--", "python", "x.py")).toBe(
+      "error: one recipe is expected before --, found a.yaml b.yaml\n",
     );
   });
 });
