@@ -2,6 +2,7 @@
 import { resolve } from "node:path";
 import { type Command, Option } from "commander";
 import type { ModelPlan } from "../doctor/model.js";
+import { BatonError } from "../errors.js";
 import { atLeastOne } from "./options.js";
 import { packageRoot, packageVersion } from "./package.js";
 
@@ -40,14 +41,20 @@ export function addDoctor(program: Command): void {
 }
 
 async function doctor(options: DoctorOptions): Promise<number> {
-  const [{ collectFacts }, { judge }, { describeFindings }, { exitCodeOf }, { linkMatrix }] = await Promise.all([
-    import("../doctor/collect.js"),
-    import("../doctor/judge.js"),
-    import("../doctor/print.js"),
-    import("../doctor/finding.js"),
-    import("../doctor/devices.js"),
-  ]);
-  const plan = options.model === undefined ? null : await planOf(resolve(options.model), options);
+  const [{ collectFacts }, { judge }, { describeFindings }, { exitCodeOf, findingsOf }, { linkMatrix }] =
+    await Promise.all([
+      import("../doctor/collect.js"),
+      import("../doctor/judge.js"),
+      import("../doctor/print.js"),
+      import("../doctor/finding.js"),
+      import("../doctor/devices.js"),
+    ]);
+  const planned =
+    options.model === undefined ? null : await planOf(resolve(options.model), options).catch(asBatonError);
+  // A program that reads the findings gets this one among them; a person wants to mend it first.
+  if (planned instanceof BatonError && options.json !== true) throw planned;
+  const wrong = planned instanceof BatonError ? [findingsOf("model").problem(planned.code, planned.toFields())] : [];
+  const plan = planned instanceof BatonError ? null : planned;
   const version = packageVersion();
   const facts = await collectFacts({
     environment: process.env,
@@ -55,7 +62,7 @@ async function doctor(options: DoctorOptions): Promise<number> {
     folder: process.cwd(),
     version,
   });
-  const findings = judge(facts, plan);
+  const findings = [...judge(facts, plan), ...wrong];
   const code = exitCodeOf(findings);
   if (options.json === true) {
     const report = { baton: version, gpus: facts.gpus, exitCode: code, findings };
@@ -66,6 +73,11 @@ async function doctor(options: DoctorOptions): Promise<number> {
     process.stdout.write(describeFindings(findings, { colour, matrix }));
   }
   return code;
+}
+
+function asBatonError(error: unknown): BatonError {
+  if (error instanceof BatonError) return error;
+  throw error;
 }
 
 /** @throws BatonError MODEL_NOT_FOUND, MODEL_CONFIG_INVALID */
