@@ -121,7 +121,7 @@ export function onProcessDied(step: Step, event: EventOf<"processDied">): void {
   living.life = { ...living.life, died: event.exit };
   // Frames that it sent before (a goodbye, or why it fails) may still be unread: the end of its connection,
   // which comes after them, is awaited for a moment.
-  if (!connected || lost) step.fail(died(event.client, event.exit, step.phaseOf(event.client)));
+  if (!connected || lost) step.fail(died(event.client, event.exit, step.state.phase));
 }
 
 export function onConnectionLost(step: Step, event: EventOf<"connectionLost">): void {
@@ -129,7 +129,7 @@ export function onConnectionLost(step: Step, event: EventOf<"connectionLost">): 
   if (!living?.life.connected || isFinished(step, event.client)) return;
   const exit = living.life.died;
   living.life = { connected: true, lost: true, ending: event.ending, died: exit };
-  if (exit) step.fail(died(event.client, exit, step.phaseOf(event.client)));
+  if (exit) step.fail(died(event.client, exit, step.state.phase));
 }
 
 /** The moment of grace after a death or a lost connection is over. */
@@ -137,7 +137,7 @@ export function onGone(step: Step, client: Client): void {
   const life = step.living(client)?.life;
   // The kernel may take a second to give back what a process had on a GPU; only then the pidfd tells how it ended.
   const exit = life?.died ?? (life?.ending ? { code: null, signal: null } : null);
-  step.fail(exit ? died(client, exit, step.phaseOf(client)) : connectionLost(client));
+  step.fail(exit ? died(client, exit, step.state.phase) : connectionLost(client));
 }
 
 function isFinished(step: Step, client: Client): boolean {
@@ -164,7 +164,7 @@ export function onLauncherGone(step: Step): void {
     code: "RANKS_UNFINISHED",
     message: `the command ended, but ${late.map((rank) => clientName(asClient(rank))).join(", ")} did not say goodbye`,
     expected: "every rank to end its session",
-    found: late.map((rank) => `rank ${rank.index} in phase ${rank.phase}`).join(", "),
+    found: `an end in phase ${step.state.phase}`,
     action: "Let every rank leave the script in good order.",
   });
 }

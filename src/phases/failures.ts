@@ -1,6 +1,7 @@
 /** The errors of the state machine, in the words that the user reads. */
 import type { Failure } from "../protocol/messages.js";
 import { type Client, clientName } from "./clients.js";
+import type { NodePhase } from "./commands.js";
 import { engineGpus, firstGpu, type PhaseConfig } from "./config.js";
 import type { ProcessExit } from "./events.js";
 import type { Wait } from "./waits.js";
@@ -52,7 +53,8 @@ export function unexpected(client: Client, message: string, expected: string, fo
 
 const KILLED = "Look for the out-of-memory killer in the kernel log; otherwise somebody killed it.";
 
-export function died(client: Client, exit: ProcessExit, phase: string): Failure {
+/** @param phase of the node: the one that events, progress and summary show */
+export function died(client: Client, exit: ProcessExit, phase: NodePhase): Failure {
   return {
     code: `${client.role.toUpperCase()}_DIED`,
     message: `${clientName(client)} died in phase ${phase}`,

@@ -295,7 +295,7 @@ describe("an end", () => {
       "end failed WORKER_DIED",
     ]);
     expect(failureOf()).toMatchObject({
-      message: "worker 0 of engine 1 died in phase open",
+      message: "worker 0 of engine 1 died in phase generate",
       found: "killed by SIGKILL",
       action: expect.stringContaining("out-of-memory"),
     });
