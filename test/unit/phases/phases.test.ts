@@ -279,6 +279,15 @@ describe("an end", () => {
     expect(waits(state)).toEqual([]);
   });
 
+  it.each([
+    ["SIGINT", 130],
+    ["SIGHUP", 129],
+    ["SIGTERM", 143],
+  ])("by %s has exit code %i", (signal, exitCode) => {
+    expect(feed({ type: "interrupted", signal })).toEqual(["end interrupted INTERRUPTED"]);
+    expect(all.find((command) => command.type === "end")).toMatchObject({ exitCode });
+  });
+
   it("waits a moment for frames that are on their way", () => {
     expect(feed({ type: "launcherExited", exit: { code: 0, signal: null } }, ...ranks.slice(1).map(goodbye))).toEqual(
       [],
