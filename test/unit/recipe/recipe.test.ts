@@ -274,6 +274,15 @@ describe("checks before a start", () => {
     expect(code("{")).toBe("MODEL_CONFIG_INVALID");
     expect(code("null")).toBe("MODEL_CONFIG_INVALID");
     expect(code('{"num_attention_heads": 0}')).toBe("MODEL_CONFIG_INVALID");
+    const words = (text: string) => {
+      code(text);
+      const { expected, found } = errorOf(() => readModelConfig(join(folder, "model")));
+      return { expected, found };
+    };
+    const expected = "`num_attention_heads`, a whole number of at least 1";
+    expect(words("{}")).toEqual({ expected, found: "no such key" });
+    expect(words('{"num_attention_heads": 0}')).toEqual({ expected, found: "0" });
+    expect(words("[1]")).toEqual({ expected: "a JSON object", found: "[1]" });
     writeFileSync(join(folder, "config.json"), JSON.stringify({ ...model, model_type: "qwen2" }));
     expect(readModelConfig(folder)).toEqual(model);
   });
