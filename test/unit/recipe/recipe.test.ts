@@ -54,6 +54,15 @@ describe("a recipe", () => {
     expect(recipe.checks.weights).toBe("every");
   });
 
+  it("that is no map is refused in the same words with and without options", () => {
+    for (const text of ["- a\n- b", "word", "engine: [1]\ngpus: { count: 1 }"]) {
+      const plain = errorOf(() => parse(text)).toFields();
+      expect(errorOf(() => parse(text, "gpus.simulated.memoryBytes=1GiB")).toFields()).toEqual(plain);
+      expect(errorOf(() => parse(text, "engine.engines=1")).toFields()).toEqual(plain);
+      expect(plain.expected).toBe("a map");
+    }
+  });
+
   it("without a number of GPUs uses those of the machine, or as many stand-ins as are needed", () => {
     const parsed = (gpus: string, machineGpus: number | null = null, rest = ""): number =>
       parseRecipe(`engine: { model: m, engines: 2, tensorParallel: 3 }\n${gpus}\n${rest}`, {
