@@ -1,5 +1,5 @@
 /** `baton bench`: every subject with its peer and its limit, one after another, in one run. */
-import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { mkdtempSync, rmSync } from "node:fs";
 import { cpus, tmpdir } from "node:os";
 import { join } from "node:path";
 import { hasNvidiaDriver } from "../cli/gpus.js";
@@ -9,6 +9,7 @@ import { makeStandin, type Standin } from "../controller/standin.js";
 import { libbatonPath, standinFolder } from "../native.js";
 import { benchBarrier } from "./barrier.js";
 import { benchGather } from "./gather.js";
+import { checkJsonFile, writeJsonFile } from "./json-file.js";
 import { benchPool } from "./pool.js";
 import { type BenchRow, formatRows, type Subject } from "./row.js";
 import { benchSampler } from "./sampler.js";
@@ -24,10 +25,11 @@ export interface BenchOptions {
 
 /** Measures and prints the table. */
 export async function bench({ jsonFile, subjects }: BenchOptions): Promise<void> {
+  if (jsonFile !== null) checkJsonFile(jsonFile);
   const rows = await measureControl(subjects);
   process.stdout.write(`${controlHeading()}\n\n`);
   process.stdout.write(formatRows(rows));
-  if (jsonFile !== null) writeFileSync(jsonFile, `${JSON.stringify(rows, null, 2)}\n`);
+  if (jsonFile !== null) writeJsonFile(jsonFile, rows);
 }
 
 /** The machine and the versions of the subjects that need no GPU. */

@@ -3,6 +3,7 @@ import { type Command, InvalidArgumentError, Option } from "commander";
 import { GPU_SUBJECTS, type GpuSubject, GRAPHS, type Graphs } from "../bench/gpu/plan.js";
 import { SHAPES, type ShapeName } from "../bench/gpu/shapes.js";
 import { SUBJECTS, type Subject } from "../bench/row.js";
+import { atLeastOne } from "./options.js";
 
 /** The warm cycles of each subject on a GPU: enough for a p95, or a quick look. */
 const CYCLES = 20;
@@ -38,12 +39,6 @@ const words =
     return found;
   };
 
-const cycles = (text: string): number => {
-  const value = Number(text);
-  if (!Number.isInteger(value) || value < 1) throw new InvalidArgumentError("expected a whole number from 1");
-  return value;
-};
-
 export function addBench(program: Command): void {
   program
     .command("bench")
@@ -56,7 +51,7 @@ export function addBench(program: Command): void {
     .option("--shapes <list>", `models to measure on a GPU: ${SHAPES.join(", ")}`, words(SHAPES), [])
     .option("--model <dir>", "also the model of this config.json; may be repeated", collect, [])
     .option("--out <dir>", "folder for all results; what lies there is joined into the table")
-    .option("--cycles <n>", `warm cycles of each subject on a GPU (default: ${CYCLES})`, cycles)
+    .option("--cycles <n>", `warm cycles of each subject on a GPU (default: ${CYCLES})`, atLeastOne)
     .option("--quick", `${QUICK_CYCLES} warm cycles`)
     .addOption(
       new Option("--graphs <how>", "CUDA graphs of vLLM: its default, for decoding only, or none")

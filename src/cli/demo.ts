@@ -6,7 +6,7 @@ import { parseOverride, recipeFrom } from "../recipe/index.js";
 import type { RecipeInput } from "../recipe/schema.js";
 import { execute } from "./execute.js";
 import { hasNvidiaDriver } from "./gpus.js";
-import { setOption } from "./options.js";
+import { atLeastOne, setOption } from "./options.js";
 import { packageRoot } from "./package.js";
 import { freePort } from "./port.js";
 import { setup } from "./setup.js";
@@ -45,14 +45,14 @@ export function addDemo(program: Command): void {
   program
     .command("demo")
     .description("train a tiny policy with GRPO: every GPU trains and generates in turn")
-    .option("--ranks <n>", "training ranks, one GPU each", whole, 8)
-    .option("--engines <n>", "engines", whole, 2)
-    .option("--tp <n>", "tensor parallelism of each engine", whole, 4)
+    .option("--ranks <n>", "training ranks, one GPU each", atLeastOne, 8)
+    .option("--engines <n>", "engines", atLeastOne, 2)
+    .option("--tp <n>", "tensor parallelism of each engine", atLeastOne, 4)
     .addOption(new Option("--zero <stage>", "ZeRO stage").choices(["1", "2", "3"]).default("3"))
-    .option("--steps <n>", "training steps", whole, 12)
+    .option("--steps <n>", "training steps", atLeastOne, 12)
     .option("--seed <n>", "seed of the problems and of the samples", whole, 0)
     .option("--learning-rate <x>", "learning rate (default: the script's)", decimal)
-    .option("--iterations <n>", "optimizer steps on each batch (default: the script's)", whole)
+    .option("--iterations <n>", "optimizer steps on each batch (default: the script's)", atLeastOne)
     .option("--gpu-memory <bytes>", "memory of each stand-in GPU", "24MiB")
     .addOption(
       new Option("--dtype <type>", "type of the policy and of the engines")

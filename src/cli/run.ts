@@ -29,6 +29,11 @@ interface RunOptions {
   readonly set: readonly string[];
 }
 
+interface Words {
+  readonly recipePath: string | null;
+  readonly command: readonly string[];
+}
+
 /** What each rank imports; its training framework is its own business. */
 const RANK_PACKAGES = ["torch", "numpy", "msgspec"];
 
@@ -58,13 +63,22 @@ export function addRun(program: Command): void {
     .option("--out <dir>", "folder for events.jsonl, trace.json, summary.json")
     .option("--log", "write the output of the command to DIR/logs/launcher.log, not to the terminal")
     .addOption(setOption())
-    .action(async (words: string[], options: RunOptions) => {
-      process.exitCode = await run(words, options);
+    .action(async (words: string[], options: RunOptions, command: Command) => {
+      process.exitCode = await run(splitOr(command, words), options);
     });
 }
 
-async function run(words: readonly string[], options: RunOptions): Promise<number> {
-  const { recipePath, command } = splitWords(words, process.argv);
+/** A mistake in the words is one of usage, as a wrong option is; commander itself looks only at options. */
+function splitOr(usage: Command, words: readonly string[]): Words {
+  try {
+    return splitWords(words, process.argv);
+  } catch (error) {
+    if (error instanceof InvalidArgumentError) usage.error(`error: ${error.message}`);
+    throw error;
+  }
+}
+
+async function run({ recipePath, command }: Words, options: RunOptions): Promise<number> {
   const overrides: Override[] = [
     ...RECIPE_KEYS.flatMap(([option, flag, key]) => {
       const value = options[option];
@@ -92,10 +106,7 @@ async function run(words: readonly string[], options: RunOptions): Promise<numbe
 }
 
 /** What stands before `--` and after it. Commander drops the `--` itself, so the arguments are looked at again. */
-export function splitWords(
-  words: readonly string[],
-  argv: readonly string[],
-): { recipePath: string | null; command: string[] } {
+export function splitWords(words: readonly string[], argv: readonly string[]): Words {
   const dashes = argv.indexOf("--");
   const command = dashes === -1 ? [] : argv.slice(dashes + 1);
   const before = words.slice(0, words.length - command.length);

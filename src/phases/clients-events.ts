@@ -142,7 +142,7 @@ export function onGone(step: Step, client: Client): void {
 }
 
 function failByDeath(step: Step, client: Client, exit: ProcessExit): never {
-  return step.fail(died(client, exit, step.phaseOf(client), step.isAway(client)));
+  return step.fail(died(client, exit, step.state.phase, step.isAway(client)));
 }
 
 function isFinished(step: Step, client: Client): boolean {
@@ -169,7 +169,7 @@ export function onLauncherGone(step: Step): void {
     code: "RANKS_UNFINISHED",
     message: `the command ended, but ${late.map((rank) => clientName(asClient(rank))).join(", ")} did not say goodbye`,
     expected: "every rank to end its session",
-    found: late.map((rank) => `rank ${rank.index} in phase ${rank.phase}`).join(", "),
+    found: `an end in phase ${step.state.phase}`,
     action: "Let every rank leave the script in good order.",
   });
 }

@@ -1,6 +1,7 @@
 /** The errors of the state machine, in the words that the user reads. */
 import type { Failure } from "../protocol/messages.js";
 import { type Client, clientName } from "./clients.js";
+import type { NodePhase } from "./commands.js";
 import { engineGpus, firstGpu, type PhaseConfig } from "./config.js";
 import type { ProcessExit } from "./events.js";
 import type { Wait } from "./waits.js";
@@ -55,8 +56,11 @@ const KILLED = "Look for the out-of-memory killer in the kernel log; otherwise s
 /** Signals of a process that touched memory which is not there. */
 const BAD_ACCESS: ReadonlySet<string> = new Set(["SIGSEGV", "SIGBUS"]);
 
-/** @param away the process is a rank that had given back training state for a rollout */
-export function died(client: Client, exit: ProcessExit, phase: string, away = false): Failure {
+/**
+ * @param phase of the node: the one that events, progress and summary show
+ * @param away the process is a rank that had given back training state for a rollout
+ */
+export function died(client: Client, exit: ProcessExit, phase: NodePhase, away = false): Failure {
   if (client.role === "rank" && exit.code === 0) return left(client, phase);
   const touched = away && BAD_ACCESS.has(exit.signal ?? "");
   return {
@@ -94,7 +98,7 @@ export function launcherFailed({ code, signal }: ProcessExit): Failure {
 }
 
 /** A rank that ended without an error, and not by its interpreter's usual way out, which would have told us. */
-function left(client: Client, phase: string): Failure {
+function left(client: Client, phase: NodePhase): Failure {
   return {
     code: "RANK_LEFT",
     message: `${clientName(client)} ended in phase ${phase}, so the run has not reached its end`,

@@ -66,7 +66,7 @@ export class Step {
     seq?: { readonly expected: number; readonly found: number },
   ): void {
     if (!phases.includes(phase)) {
-      this.fail(unexpected(client, message, `phase ${phases.join(" or ")}`, `phase ${phase}`));
+      this.fail(unexpected(client, message, `state ${phases.join(" or ")}`, `state ${phase}`));
     }
     if (seq && seq.expected !== seq.found) {
       this.fail(unexpected(client, message, `the answer to command ${seq.expected}`, `to ${seq.found}`));
@@ -78,13 +78,6 @@ export class Step {
     if (client.role === "rank") return this.state.ranks[client.index];
     if (client.role === "engine") return this.state.engines[client.index];
     return this.state.engines[client.engine]?.workers[client.index];
-  }
-
-  /** Phase of the client, for errors. */
-  phaseOf(client: Client): string {
-    if (client.role === "rank") return this.state.ranks[client.index]?.phase ?? "absent";
-    const engine = this.state.engines[client.role === "engine" ? client.index : client.engine];
-    return engine?.stage ?? "absent";
   }
 
   /** Whether the client is a rank that has given back training state which it has not got again. */

@@ -130,17 +130,22 @@ function onDeadlinePassed(step: Step, key: string): void {
   step.fail(deadlinePassed(wait));
 }
 
+/** 128 and the number of the signal, as a shell tells it. */
+function interruptedCode(signal: string): number {
+  return 128 + ({ SIGHUP: 1, SIGTERM: 15 }[signal] ?? 2);
+}
+
 /** The run ends by an error: nothing else is commanded, whatever this event had set in motion. */
 function end(state: State, event: Event, trouble: Trouble): Transition {
-  const interrupted = event.type === "interrupted";
-  const reason = interrupted ? "interrupted" : "failed";
+  const reason = event.type === "interrupted" ? "interrupted" : "failed";
   const launcherCode = trouble.failure.code === "LAUNCHER_FAILED" ? (state.launcher?.code ?? 1) : 1;
+  const exitCode = event.type === "interrupted" ? interruptedCode(event.signal) : launcherCode;
   const ended: State = { ...state, phase: "end", ended: reason, deadlines: [] };
   return {
     state: ended,
     commands: [
       ...phaseChanges(state, ended),
-      { type: "end", reason, exitCode: interrupted ? 130 : launcherCode, failure: trouble.failure, gpus: trouble.gpus },
+      { type: "end", reason, exitCode, failure: trouble.failure, gpus: trouble.gpus },
     ],
   };
 }

@@ -41,12 +41,14 @@ export function readModelConfig(folder: string): ModelConfig {
   }
   const result = modelConfig.safeParse(value);
   if (result.success) return result.data;
-  const issue = result.error.issues[0];
+  const key = result.error.issues[0]?.path[0];
+  const found = key === undefined ? value : (value as Record<PropertyKey, unknown>)[key];
   throw new BatonError({
     code: "MODEL_CONFIG_INVALID",
-    message: `${path}: ${issue?.path.join(".")} is not as expected`,
-    expected: issue?.message ?? "",
-    found: JSON.stringify((value as Record<string, unknown> | null)?.[String(issue?.path[0])] ?? null),
+    message: `${path} is not the config of a model that Baton knows`,
+    // Every key that is looked at is a count.
+    expected: key === undefined ? "a JSON object" : `\`${String(key)}\`, a whole number of at least 1`,
+    found: found === undefined ? "no such key" : JSON.stringify(found),
     action: "Use a decoder model in the layout of Hugging Face.",
   });
 }

@@ -150,8 +150,10 @@ function checkRecipe(
 /** `value` with one key replaced; maps on the way are made, and never shared with `value`. */
 function merge(value: unknown, { path: [key, ...rest], value: replacement }: Override): unknown {
   if (key === undefined) return replacement;
-  const map = typeof value === "object" && value !== null && !Array.isArray(value) ? value : {};
-  const inside = (map as Record<string, unknown>)[key];
+  // Something else where a map should be stays, so that the check says what is wrong with it.
+  if (value !== undefined && value !== null && (typeof value !== "object" || Array.isArray(value))) return value;
+  const map = (value ?? {}) as Record<string, unknown>;
+  const inside = map[key];
   return { ...map, [key]: merge(inside, { path: rest, value: replacement, source: "" }) };
 }
 

@@ -78,3 +78,12 @@ it("a GPU's subjects run on stand-ins, survive one that fails, and are joined ov
     expect(handles).toEqual([1, 1, 2]);
   });
 });
+
+it("the bench finds a file that it cannot write before it measures", async () => {
+  await withFolder(async (folder) => {
+    const words = ["bench", "--json", join(folder, "nowhere/bench.json"), "--only", "gather"];
+    const ended = await new Baton(folder, words, { BATON_PYTHON: python }).ended;
+    expect(ended.output).toMatch(/^JSON_FILE_UNUSABLE: /);
+    expect(ended.code).toBe(1);
+  });
+});

@@ -48,6 +48,11 @@ describe("doctor", () => {
     expect(report.findings.filter(({ verdict }) => verdict === "problem")).toEqual([]);
   });
 
+  it("says in its report that the model is not there", async () => {
+    const { of } = await doctor({}, ["--model", "nowhere"]);
+    expect(of("MODEL_NOT_FOUND")[0]).toMatchObject({ subject: "model", verdict: "problem" });
+  });
+
   it("finds settings that break a run on real GPUs", async () => {
     const { of, ended } = await doctor({
       PYTORCH_CUDA_ALLOC_CONF: "expandable_segments:True",

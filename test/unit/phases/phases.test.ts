@@ -279,6 +279,15 @@ describe("an end", () => {
     expect(waits(state)).toEqual([]);
   });
 
+  it.each([
+    ["SIGINT", 130],
+    ["SIGHUP", 129],
+    ["SIGTERM", 143],
+  ])("by %s has exit code %i", (signal, exitCode) => {
+    expect(feed({ type: "interrupted", signal })).toEqual(["end interrupted INTERRUPTED"]);
+    expect(all.find((command) => command.type === "end")).toMatchObject({ exitCode });
+  });
+
   it("waits a moment for frames that are on their way", () => {
     expect(feed({ type: "launcherExited", exit: { code: 0, signal: null } }, ...ranks.slice(1).map(goodbye))).toEqual(
       [],
@@ -295,7 +304,7 @@ describe("an end", () => {
       "end failed WORKER_DIED",
     ]);
     expect(failureOf()).toMatchObject({
-      message: "worker 0 of engine 1 died in phase open",
+      message: "worker 0 of engine 1 died in phase generate",
       found: "killed by SIGKILL",
       action: expect.stringContaining("out-of-memory"),
     });

@@ -54,6 +54,15 @@ describe("a recipe", () => {
     expect(recipe.checks.weights).toBe("every");
   });
 
+  it("that is no map is refused in the same words with and without options", () => {
+    for (const text of ["- a\n- b", "word", "engine: [1]\ngpus: { count: 1 }"]) {
+      const plain = errorOf(() => parse(text)).toFields();
+      expect(errorOf(() => parse(text, "gpus.simulated.memoryBytes=1GiB")).toFields()).toEqual(plain);
+      expect(errorOf(() => parse(text, "engine.engines=1")).toFields()).toEqual(plain);
+      expect(plain.expected).toBe("a map");
+    }
+  });
+
   it("without a number of GPUs uses those of the machine, or as many stand-ins as are needed", () => {
     const parsed = (gpus: string, machineGpus: number | null = null, rest = ""): number =>
       parseRecipe(`engine: { model: m, engines: 2, tensorParallel: 3 }\n${gpus}\n${rest}`, {
@@ -274,6 +283,15 @@ describe("checks before a start", () => {
     expect(code("{")).toBe("MODEL_CONFIG_INVALID");
     expect(code("null")).toBe("MODEL_CONFIG_INVALID");
     expect(code('{"num_attention_heads": 0}')).toBe("MODEL_CONFIG_INVALID");
+    const words = (text: string) => {
+      code(text);
+      const { expected, found } = errorOf(() => readModelConfig(join(folder, "model")));
+      return { expected, found };
+    };
+    const expected = "`num_attention_heads`, a whole number of at least 1";
+    expect(words("{}")).toEqual({ expected, found: "no such key" });
+    expect(words('{"num_attention_heads": 0}')).toEqual({ expected, found: "0" });
+    expect(words("[1]")).toEqual({ expected: "a JSON object", found: "[1]" });
     writeFileSync(join(folder, "config.json"), JSON.stringify({ ...model, model_type: "qwen2" }));
     expect(readModelConfig(folder)).toEqual(model);
   });
