@@ -40,7 +40,8 @@ def test_every_wrong_parameter_is_named() -> None:
 def test_numbers_of_numpy_are_numbers() -> None:
     whole: Any = np.int64(3)
     eos: Any = np.array([7, 9])
-    wire = Sampling(whole, n=whole, temperature=np.float32(0.5), top_p=1, stop_token_ids=eos, seed=whole).to_wire()
+    half: Any = np.float32(0.5)
+    wire = Sampling(whole, n=whole, temperature=half, top_p=1, stop_token_ids=eos, seed=whole).to_wire()
     assert (wire.max_tokens, wire.n, wire.seed, wire.stop_token_ids) == (3, 3, 3, [7, 9])
     assert [type(value) for value in (wire.max_tokens, wire.n, wire.seed, *wire.stop_token_ids)] == [int] * 5
     assert [type(value) for value in (wire.temperature, wire.top_p)] == [float, float]
