@@ -1,21 +1,22 @@
 /** `baton run [RECIPE.yaml] [options] -- COMMAND...` */
-import { dirname, join, resolve } from "node:path";
+import { resolve } from "node:path";
 import { type Command, InvalidArgumentError } from "commander";
 import { BatonError } from "../errors.js";
-import { loadRecipe, type Override, parseOverride, type RecipeInput, recipeFrom } from "../recipe/index.js";
+import {
+  checkRecipeAndModel,
+  loadRecipe,
+  type Override,
+  parseOverride,
+  type Recipe,
+  type RecipeInput,
+  readModelConfig,
+  recipeFrom,
+} from "../recipe/index.js";
+import { choosePython } from "./choose-python.js";
 import { execute } from "./execute.js";
 import { machineGpus } from "./gpus.js";
 import { setOption } from "./options.js";
 import { packageRoot } from "./package.js";
-import {
-  ENGINE_PACKAGES,
-  findOnPath,
-  findPython,
-  interpreterOf,
-  isSupported,
-  probePython,
-  unsupportedPython,
-} from "./python.js";
 
 interface RunOptions {
   readonly engines?: string;
@@ -33,9 +34,6 @@ interface Words {
   readonly recipePath: string | null;
   readonly command: readonly string[];
 }
-
-/** What each rank imports; its training framework is its own business. */
-const RANK_PACKAGES = ["torch", "numpy", "msgspec"];
 
 /** Options of the command line, and the keys of the recipe that they set. */
 const RECIPE_KEYS: readonly (readonly [keyof RunOptions, string, string])[] = [
@@ -95,12 +93,18 @@ async function run({ recipePath, command }: Words, options: RunOptions): Promise
     recipePath === null
       ? recipeFrom({} as RecipeInput, process.cwd(), overrides, gpus)
       : loadRecipe(resolve(recipePath), overrides, gpus);
-  const python = await enginePython(command);
+  const chosen = isRefused(recipe)
+    ? { command, python: "python3" }
+    : await choosePython(command, {
+        environment: process.env,
+        packageRoot,
+        folder: process.cwd(),
+        say: (line) => process.stderr.write(`${line}\n`),
+      });
   return execute({
+    ...chosen,
     recipe,
-    command,
     out: resolve(recipe.out),
-    python,
     logCommand: options.log === true,
   });
 }
@@ -125,41 +129,11 @@ export function splitWords(words: readonly string[], argv: readonly string[]): W
   return { recipePath: before[0] ?? null, command };
 }
 
-/**
- * The interpreter for the engines: that of the command where it has what engines need, else the usual search.
- *
- * @throws BatonError COMMAND_NOT_FOUND, PYTHON_MISSING, PYTHON_UNSUPPORTED, PYTHON_PACKAGE_MISSING
- */
-async function enginePython(command: readonly string[]): Promise<string> {
-  const [program = ""] = command;
-  const interpreter = interpreterOf(program, process.env);
-  if (interpreter !== null) {
-    const probe = await probePython(interpreter, [...new Set([...ENGINE_PACKAGES, ...RANK_PACKAGES])]);
-    if (probe !== null && !isSupported(probe)) throw unsupportedPython([probe]);
-    if (probe !== null && probe.missing.length > 0) {
-      throw new BatonError({
-        code: "PYTHON_PACKAGE_MISSING",
-        message: `${interpreter}, which runs the command, lacks ${probe.missing.join(", ")}.`,
-        expected: RANK_PACKAGES.join(", "),
-        found: `Python ${probe.version.join(".")} without ${probe.missing.join(", ")}`,
-        action: "Run `baton setup` and start the command with that Python, or install the packages there.",
-      });
-    }
-    if (probe !== null && !process.env.BATON_PYTHON) return interpreter;
+/** Whether the run will be refused by its recipe, whatever Python there is; the run itself says so, in its reports. */
+function isRefused(recipe: Recipe): boolean {
+  try {
+    return checkRecipeAndModel(recipe, readModelConfig(recipe.engine.model)) !== null;
+  } catch {
+    return true;
   }
-  const found = await findPython(ENGINE_PACKAGES, process.env, packageRoot, process.cwd());
-  if (interpreter === null && findOnPath(program, process.env) === null) {
-    // The programs of the engines' Python are put on PATH for the command too.
-    const beside = join(dirname(found.path), program);
-    if (program.includes("/") || findOnPath(beside, process.env) === null) {
-      throw new BatonError({
-        code: "COMMAND_NOT_FOUND",
-        message: `There is no program ${program}.`,
-        expected: `${program} on PATH or beside ${found.path}`,
-        found: "neither",
-        action: "Check the words after --; `baton setup` installs accelerate and torchrun.",
-      });
-    }
-  }
-  return found.path;
 }

@@ -70,7 +70,7 @@ export function died(client: Client, exit: ProcessExit, phase: NodePhase, away =
     found: describeExit(exit) + (touched ? ", while its training state was away for the rollout" : ""),
     action: touched
       ? "Training state (parameters, gradients, optimizer) is away inside of `with session.rollout()`, and reading it " +
-        "there ends the process: copy the tensors that the block needs before it, with .cpu() or .clone() outside of " +
+        "there ends the process: copy the tensors that the block needs before it, with .clone() outside of " +
         "the training memory. The output of this process has the line of the script."
       : exit.signal === "SIGKILL"
         ? KILLED

@@ -12,17 +12,23 @@ function codes({ output }: Ended): string[] {
 
 /** A light run that must fail with this error; with the phases that it came to. */
 async function refused(code: string, options: LightOptions): Promise<Ended & { readonly phases: string[] }> {
-  return withFolder(async (folder) => {
-    const baton = lightRun(folder, options);
-    const ended = await baton.ended;
-    expect(codes(ended), ended.output).toEqual([code]);
-    for (const word of ["expected:", "found:", "action:"]) expect(ended.output).toContain(word);
-    expect(ended.code).toBe(1);
-    expect(baton.summary()).toMatchObject({ exit: { reason: "failed", code: 1 } });
-    expect(eventsOf(baton.events(), "exit")[0]?.failure?.code).toBe(code);
-    expect(processesWith(folder)).toEqual([]);
-    return { ...ended, phases: eventsOf(baton.events(), "phase").map(({ to }) => to) };
-  });
+  return withFolder((folder) => refusedIn(folder, code, options));
+}
+
+async function refusedIn(
+  folder: string,
+  code: string,
+  options: LightOptions,
+): Promise<Ended & { readonly phases: string[] }> {
+  const baton = lightRun(folder, options);
+  const ended = await baton.ended;
+  expect(codes(ended), ended.output).toEqual([code]);
+  for (const word of ["expected:", "found:", "action:"]) expect(ended.output).toContain(word);
+  expect(ended.code).toBe(1);
+  expect(baton.summary()).toMatchObject({ exit: { reason: "failed", code: 1 } });
+  expect(eventsOf(baton.events(), "exit")[0]?.failure?.code).toBe(code);
+  expect(processesWith(folder)).toEqual([]);
+  return { ...ended, phases: eventsOf(baton.events(), "phase").map(({ to }) => to) };
 }
 
 /** A light run that must be refused before it starts, with the results of the run before still there. */
@@ -147,6 +153,8 @@ describe("a run is refused", () => {
           join(fixtures, "light_model"),
           "--simulated",
           "64MiB",
+          "--set",
+          "engine.maxModelLength=32",
           "--out",
           join(folder, "out"),
           "--",
@@ -162,13 +170,22 @@ describe("a run is refused", () => {
     });
   });
 
+  it("by its recipe before Python is looked for", async () => {
+    await withFolder(async (folder) => {
+      const bare = join(folder, "python3");
+      writeFileSync(bare, `#!/bin/sh\nexec ${python} -S -I "$@"\n`, { mode: 0o755 });
+      await refusedIn(folder, "MODEL_NOT_FOUND", { words: ["--model", "/nonexistent"], command: [bare, "x.py"] });
+    });
+  });
+
   it("when Python is too new, at once", async () => {
     await withFolder(async (folder) => {
       writeFileSync(join(folder, "sitecustomize.py"), 'import sys\nsys.version_info = (3, 13, 0, "final", 0)\n');
       const newer = join(folder, "python3");
       writeFileSync(newer, `#!/bin/sh\nPYTHONPATH=${folder} exec ${python} "$@"\n`, { mode: 0o755 });
-      const words = ["run", "--model", join(fixtures, "light_model"), "--simulated", "64MiB", "--", newer, "x.py"];
-      const ended = await new Baton(folder, words, { BATON_PYTHON: "" }).ended;
+      const words = ["run", "--model", join(fixtures, "light_model"), "--simulated", "64MiB"];
+      const command = ["--set", "engine.maxModelLength=32", "--", newer, "x.py"];
+      const ended = await new Baton(folder, [...words, ...command], { BATON_PYTHON: "" }).ended;
       expect(codes(ended)).toEqual(["PYTHON_UNSUPPORTED"]);
       expect(ended.output).toContain("Python 3.10 to 3.12");
       expect(ended.output).toContain(`${newer} is Python 3.13`);
@@ -200,6 +217,7 @@ describe("a run is refused", () => {
   it("when the command is not there", async () => {
     await withFolder(async (folder) => {
       const words = ["run", "--model", join(fixtures, "light_model"), "--gpus", "1", "--out", join(folder, "out")];
+      words.push("--set", "engine.maxModelLength=32");
       const none = await new Baton(folder, words, { BATON_PYTHON: python }).ended;
       expect(codes(none)).toEqual(["COMMAND_MISSING"]);
       const unknown = await new Baton(folder, [...words, "--", "no-such-launcher"], { BATON_PYTHON: python }).ended;

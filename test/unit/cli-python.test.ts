@@ -2,6 +2,7 @@ import { chmodSync, existsSync, mkdirSync, mkdtempSync, rmSync, symlinkSync, wri
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterEach, beforeEach, describe, expect, it } from "vitest";
+import { choosePython } from "../../src/cli/choose-python.js";
 import { findOnPath, findPython, interpreterOf, probePython, pythonCandidates } from "../../src/cli/python.js";
 import { splitWords } from "../../src/cli/run.js";
 import { setup, venvFolder } from "../../src/cli/setup.js";
@@ -120,5 +121,80 @@ describe("the folder of the virtual environment", () => {
   it("is the checkout's own, or the user's when the package was installed by npm", () => {
     expect(venvFolder({ packageRoot: "/src/baton", folder: "/home" })).toBe("/src/baton/.venv");
     expect(venvFolder({ packageRoot: "/home/node_modules/gpu-baton", folder: "/home" })).toBe("/home/.venv");
+  });
+});
+
+describe("the Python of a command", () => {
+  /** An interpreter that answers the question for its packages by itself. */
+  const answering = (path: string, missing: readonly string[], minor = 11): string =>
+    program(
+      join(folder, path),
+      `#!/bin/sh\necho '${JSON.stringify({ version: [3, minor], prefix: "/", versions: {}, missing })}'\n`,
+    );
+  const said: string[] = [];
+  const choose = (words: readonly string[], environment: NodeJS.ProcessEnv = {}) =>
+    choosePython(words, {
+      environment: { PATH: join(folder, "bin"), ...environment },
+      packageRoot: folder,
+      folder: join(folder, "elsewhere"),
+      say: (line) => said.push(line),
+    });
+  beforeEach(() => said.splice(0));
+
+  it.each(["python", "python3"])("is the one on PATH when bare `%s` has everything", async (name) => {
+    const path = answering(`bin/${name}`, []);
+    answering(".venv/bin/python", []);
+    expect(await choose([name, "x.py"])).toEqual({ command: [name, "x.py"], python: path });
+    expect(said).toEqual([]);
+  });
+
+  it.each(["python", "python3"])("is the one of `baton setup` when bare `%s` lacks packages", async (name) => {
+    const bare = answering(`bin/${name}`, ["torch"]);
+    const ready = answering(".venv/bin/python", []);
+    expect(await choose([name, "-m", "torch.distributed.run"])).toEqual({
+      command: [ready, "-m", "torch.distributed.run"],
+      python: ready,
+    });
+    expect(said).toEqual([`${bare}, which \`${name}\` is on PATH, lacks torch: the command runs with ${ready}`]);
+  });
+
+  it("is the one in BATON_PYTHON when the bare one is too new, or does not run", async () => {
+    const ready = answering("named/python", []);
+    answering("bin/python", [], 14);
+    program(join(folder, "bin/python3"), "#!/bin/sh\nexit 127\n");
+    for (const name of ["python", "python3"]) {
+      expect(await choose([name], { BATON_PYTHON: ready })).toEqual({ command: [ready], python: ready });
+    }
+    expect(said.map((line) => line.replace(/.* is on PATH, /, ""))).toEqual([
+      `is Python 3.14: the command runs with ${ready}`,
+      `does not run: the command runs with ${ready}`,
+    ]);
+  });
+
+  it("is left alone where its path is given, with the path of the one that has everything", async () => {
+    const explicit = answering("bin/python", ["torch", "msgspec"]);
+    const ready = answering(".venv/bin/python", []);
+    await expect(choose([explicit, "x.py"])).rejects.toMatchObject({
+      code: "PYTHON_PACKAGE_MISSING",
+      message: `${explicit}, which runs the command, lacks torch, msgspec.`,
+      action: `Start the command with ${ready}, which has them, or install the packages there.`,
+    });
+    expect(said).toEqual([]);
+  });
+
+  it("of a script names the script beside the complete one", async () => {
+    const other = answering("bin/python", ["torch"]);
+    program(join(folder, "bin/accelerate"), `#!${other}\n`);
+    answering(".venv/bin/python", []);
+    const beside = program(join(folder, ".venv/bin/accelerate"), "#!/bin/sh\n");
+    await expect(choose(["accelerate"])).rejects.toMatchObject({ action: expect.stringContaining(` ${beside},`) });
+  });
+
+  it("that lacks packages with none to take its place says how to get one", async () => {
+    answering("bin/python", ["torch"]);
+    await expect(choose(["python"])).rejects.toMatchObject({
+      code: "PYTHON_PACKAGE_MISSING",
+      action: expect.stringContaining("baton setup"),
+    });
   });
 });
