@@ -129,7 +129,7 @@ export function splitWords(words: readonly string[], argv: readonly string[]): W
   return { recipePath: before[0] ?? null, command };
 }
 
-/** Whether the run will be refused by its recipe, whatever Python there is; the run itself says so, in its reports. */
+/** Whether the run will be refused by its recipe, whatever Python there is; the run itself says so, and how. */
 function isRefused(recipe: Recipe): boolean {
   try {
     return checkRecipeAndModel(recipe, readModelConfig(recipe.engine.model)) !== null;

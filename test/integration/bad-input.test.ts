@@ -174,7 +174,7 @@ describe("a run is refused", () => {
     await withFolder(async (folder) => {
       const bare = join(folder, "python3");
       writeFileSync(bare, `#!/bin/sh\nexec ${python} -S -I "$@"\n`, { mode: 0o755 });
-      await refusedIn(folder, "MODEL_NOT_FOUND", { words: ["--model", "/nonexistent"], command: [bare, "x.py"] });
+      await refusedAtOnce("MODEL_NOT_FOUND", { words: ["--model", "/nonexistent"], command: [bare, "x.py"] });
     });
   });
 
