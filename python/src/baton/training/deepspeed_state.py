@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from baton.errors import BatonError
+from baton.training.held import held
 from baton.training.holdings import Labelled, Role
 
 if TYPE_CHECKING:
@@ -183,8 +184,7 @@ def _module_tensors(module: Any, prefix: str, live: bool, *, trained: bool, unre
     for name, parameter in module.named_parameters():
         role = Role.REFERENCE if not trained else Role.PARAMETER if parameter.requires_grad else Role.FROZEN
         partition = getattr(parameter, "ds_tensor", None)
-        held = parameter.data if partition is None else partition
-        for_engine = trained and _storage_key(held) not in unread
+        for_engine = trained and _storage_key(held(parameter)) not in unread
         if partition is not None:
             yield Labelled(prefix + name, role, partition, for_engine=for_engine)
             yield Labelled(f"{prefix}{name} (gathered)", Role.BUFFER, parameter.data)
@@ -203,8 +203,7 @@ def _module_tensors(module: Any, prefix: str, live: bool, *, trained: bool, unre
 
 def _weights(module: Any) -> Iterator[torch.Tensor]:
     for parameter in module.parameters():
-        partition = getattr(parameter, "ds_tensor", None)
-        yield parameter.data if partition is None else partition
+        yield held(parameter)
 
 
 #: Attributes of DeepSpeed's optimizer wrappers that hold tensors, in any nesting of containers.

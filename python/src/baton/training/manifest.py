@@ -15,6 +15,7 @@ from baton.protocol import arrays
 from baton.protocol.messages import Manifest
 from baton.training.adapters import engine_weights
 from baton.training.deepspeed_state import stage_of
+from baton.training.held import held, span
 from baton.training.memory import TrainingMemory
 
 Dtype = Literal["float32", "bfloat16", "float16"]
@@ -94,21 +95,14 @@ class Weights:
 
 
 def _piece(index: int, name: str, parameter: Any, memory: TrainingMemory) -> Piece | None:
-    partition = getattr(parameter, "ds_tensor", None)
-    if partition is None:
-        if not parameter.data.is_contiguous():
-            raise _unsupported(f"{name} is not contiguous", "contiguous weights")
-        start, elements, held = 0, parameter.numel(), parameter.data
-    else:
-        share = int(partition.ds_numel)
-        rank = torch.distributed.get_rank(parameter.ds_process_group)
-        start = rank * share
-        elements = min(share, int(parameter.ds_numel) - start)
-        held = partition
+    memory_of = held(parameter)
+    if not memory_of.is_contiguous():
+        raise _unsupported(f"{name} is not contiguous", "contiguous weights")
+    start, elements = span(parameter)
     if elements <= 0:
         return None
     merged = None if memory.merged is None else memory.merged.view(parameter)
-    address = (held if merged is None else merged).data_ptr()
+    address = (memory_of if merged is None else merged).data_ptr()
     if not memory.pool.owns(address):
         raise _unsupported(f"{name} is not in the training memory", "every parameter in the pool")
     return Piece(index, start, elements, address - memory.pool.base)

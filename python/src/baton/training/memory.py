@@ -333,7 +333,9 @@ class TrainingMemory:
             self._park(Role.REFERENCE)
 
     def _park(self, role: Role) -> None:
-        self._parking.park(self._ranges(role), self._backend.live(self.pool))
+        ranges = self._ranges(role)
+        if ranges:  # what is live takes torch a while to say
+            self._parking.park(ranges, self._backend.live(self.pool))
 
     def _ranges(self, role: Role) -> list[tuple[int, int]]:
         return [(held.address, self._backend.taken(held.bytes)) for held in self._holdings.of(role)]

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from baton.training.adapters import Weight, check_active, engine_weights
+from baton.training.held import held, span
 
 #: Elements of a weight that are merged at a time; in fp32, and twice. Bounds what a merge takes beside its result.
 _CHUNK_ELEMENTS = 1 << 24
@@ -29,9 +30,9 @@ class MergedWeights:
     def __init__(self, weights: Sequence[Weight]) -> None:
         """`weights`: those with adapters. Allocates: inside of the training memory, so that engines can map it."""
         self._weights = list(weights)
-        sizes = [_span(weight.parameter)[1] for weight in self._weights]
+        sizes = [span(weight.parameter)[1] for weight in self._weights]
         dtypes = {weight.parameter.dtype for weight in self._weights}
-        device = _held(self._weights[0].parameter).device
+        device = held(self._weights[0].parameter).device
         self._views: dict[int, torch.Tensor] = {}
         #: One for each dtype, which in practice means one.
         self.buffers: list[torch.Tensor] = []
@@ -63,7 +64,7 @@ class MergedWeights:
     @property
     def bases(self) -> set[int]:
         """Storages of the weights that the merged ones stand for: the engine does not look at those."""
-        return {_held(weight.parameter).untyped_storage()._cdata for weight in self._weights}
+        return {held(weight.parameter).untyped_storage()._cdata for weight in self._weights}
 
     def merge(self) -> None:
         """Fills the buffer from the base and the adapters as they are now. Collective under ZeRO-3.
@@ -79,11 +80,11 @@ class MergedWeights:
 
     def _merge_one(self, weight: Weight) -> None:
         check_active(weight.layer)
-        first, count = _span(weight.parameter)
+        first, count = span(weight.parameter)
         if count == 0:
             return
         columns = int(getattr(weight.parameter, "ds_shape", weight.parameter.shape)[1])
-        base = _held(weight.parameter).view(-1)[:count]
+        base = held(weight.parameter).view(-1)[:count]
         merged = self._views[id(weight.parameter)]
         step = max(1, _CHUNK_ELEMENTS // columns)
         for row in range(first // columns, -(-(first + count) // columns), step):
@@ -101,22 +102,6 @@ def _factors(layer: Any) -> Iterator[tuple[Any, Any, float]]:
     for adapter in layer.active_adapters:
         if adapter in layer.lora_A:
             yield layer.lora_A[adapter].weight, layer.lora_B[adapter].weight, float(layer.scaling[adapter])
-
-
-def _held(parameter: Any) -> torch.Tensor:
-    """What this rank keeps of a parameter: its partition (flat) under ZeRO-3, else all of it."""
-    partition = getattr(parameter, "ds_tensor", None)
-    return parameter.data if partition is None else partition
-
-
-def _span(parameter: Any) -> tuple[int, int]:
-    """(first element, number of elements) of a parameter that this rank holds."""
-    partition = getattr(parameter, "ds_tensor", None)
-    if partition is None:
-        return 0, int(parameter.numel())
-    share = int(partition.ds_numel)
-    first = torch.distributed.get_rank(parameter.ds_process_group) * share
-    return first, max(0, min(share, int(parameter.ds_numel) - first))
 
 
 @contextmanager

@@ -25,25 +25,13 @@ class Parking:
         self._pool = pool
         self._away: dict[int, int] = {}
 
-    @property
-    def away(self) -> Ranges:
-        """(address, bytes) of what is parked."""
-        return list(self._away.items())
-
-    def holds(self, ranges: Ranges) -> bool:
-        """Whether any of these is parked."""
-        return any(address in self._away for address, _ in ranges)
-
-    def park(self, ranges: Ranges, live: native.Array | None) -> int:
-        """Releases the segments in which nothing but `ranges` is `live`; returns their bytes.
+    def park(self, ranges: Ranges, live: native.Array | None) -> None:
+        """Releases the segments in which nothing but `ranges` is `live`.
 
         Contents are kept as the pool's declarations say. Waits for a resume in the background.
         """
-        if not ranges:
-            return 0
-        report = self._pool.pause(live=live, keep=self._others(ranges, live))
+        self._pool.pause(live=live, keep=self._others(ranges, live))
         self._away.update(ranges)
-        return report.released_bytes
 
     def bring_back(self, ranges: Ranges | None = None) -> None:
         """Brings what is parked back: all of it, or only `ranges`. Waits for a resume in the background."""
