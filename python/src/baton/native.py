@@ -27,6 +27,7 @@ __all__ = [
     "RANGE",
     "RUN",
     "SAVED",
+    "SHARED_PIECE",
     "UNKNOWN",
     "ZERO",
     "Array",
@@ -60,6 +61,7 @@ SAVED, FROZEN, ZERO, DISCARD = 0, 1, 2, 3
 #: Array layouts of the C structures, for numpy. `address` and `bytes` in bytes.
 RANGE = np.dtype([("address", "<u8"), ("bytes", "<u8")])
 RUN = np.dtype([("slot", "<u4"), ("reserved", "<u4"), ("src_offset", "<u8"), ("dst", "<u8"), ("bytes", "<u8")])
+SHARED_PIECE = np.dtype([("address", "<u8"), ("bytes", "<u8"), ("offset", "<u8")])
 CHECKSUM_ITEM = np.dtype(
     [("address", "<u8"), ("first_element", "<u8"), ("elements", "<u8"), ("element_bytes", "<u4"), ("group", "<u4")]
 )
@@ -273,6 +275,18 @@ class Pool:
     def set_arena(self, fd: int, offset_bytes: int, bytes: int) -> None:
         """The memfd that a pause saves into. `fd` is duplicated."""
         check(library().baton_pool_set_arena(self.handle, fd, offset_bytes, bytes))
+
+    def open_shared(self, fd: int, bytes: int) -> None:
+        """A memfd in which processes keep once what they have alike; `fd` is duplicated. See baton.h."""
+        check(library().baton_pool_open_shared(self.handle, fd, bytes))
+
+    def write_shared(self, pieces: Array) -> None:
+        """SHARED_PIECE: from this pool to the memfd."""
+        check(library().baton_pool_write_shared(self.handle, pieces.ctypes.data, pieces.size))
+
+    def adopt_shared(self, pieces: Array) -> None:
+        """SHARED_PIECE: from the memfd to this pool, which need not save these ranges while they are frozen."""
+        check(library().baton_pool_adopt_shared(self.handle, pieces.ctypes.data, pieces.size))
 
     def pause(
         self,
