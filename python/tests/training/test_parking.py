@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 
@@ -56,7 +58,7 @@ def test_the_same_as_byte_by_byte(seed: int) -> None:
     ]
     assert found == expected
     assert kept[-1][0] + kept[-1][1] == BASE + (1 << 46)
-    assert all(left + length < right for (left, length), (right, _) in zip(kept, kept[1:], strict=False))
+    assert all(left + length < right for (left, length), (right, _) in pairwise(kept))
 
 
 def test_nothing_parked_and_nothing_live() -> None:
