@@ -78,7 +78,7 @@ class TrainingMemory:
         self._engine: Any = None
         self._frozen: Sequence[Any] = ()
         self._first_step: FirstStep | None = None
-        self._away_guard: AwayGuard | None = None
+        self._away_guard = AwayGuard(lambda: self._paused is not None)
         self._holdings = Holdings(())
         self._unknown: list[tuple[int, int]] = []
         self._parking = Parking(self.pool)
@@ -138,10 +138,10 @@ class TrainingMemory:
         holdings = self._adopt()
         if self._first_step is None:
             self._first_step = FirstStep(engine, self.__enter__, lambda: self.__exit__(None, None, None))
-        if self._away_guard is not None:
-            self._away_guard.remove()
-        modules = [deepspeed_state.module_of(user) for user in (engine, *self._frozen)]
-        self._away_guard = AwayGuard(modules, lambda: self._paused is not None)
+        self._away_guard.remove()
+        self._away_guard.watch([engine.module])
+        modules = map(deepspeed_state.module_of, self._frozen)
+        self._away_guard.watch(modules, lambda: self._parking.holds(self._ranges(Role.REFERENCE)))
         self._declare_worth()
         self._park(Role.MERGED)
         if self._arena is not None:
@@ -155,10 +155,9 @@ class TrainingMemory:
             raise _wrong_state("detach", "the memory is paused")
         if self._first_step is not None:
             self._first_step.stop()
-        if self._away_guard is not None:
-            self._away_guard.remove()
+        self._away_guard.remove()
         self._parking.bring_back()
-        self._engine, self._frozen, self._first_step, self._away_guard, self._unknown = None, (), None, None, []
+        self._engine, self._frozen, self._first_step, self._unknown = None, (), None, []
         self._holdings, self.merged = Holdings(()), None
 
     @property
