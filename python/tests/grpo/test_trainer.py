@@ -157,6 +157,7 @@ def test_old_logprobs_are_the_same_in_every_pass(job: list[Found]) -> None:
             again = (case.iterations - 1) * case.micros * case.batches
             assert found[case.name]["old_compared"] == again, case.name
             assert found[case.name]["old_same"], case.name
+        assert not found["old_logprobs_of_each_pass"]["old_same"]
 
 
 def test_a_reference_model_is_there_in_its_phase_only(job: list[Found]) -> None:
