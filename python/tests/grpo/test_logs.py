@@ -55,8 +55,8 @@ def test_a_resumed_run_cuts_what_it_will_do_again(tmp_path: Path) -> None:
             log.write(step, {"a": step})
     with RunLog(tmp_path, resume_at=4) as log:
         assert [line["step"] for line in lines(tmp_path)] == [1, 2, 3]
-        with pytest.raises(ValueError, match="step 3 after step 3"):
-            log.write(3, {"a": 0.0})
+        with pytest.raises(ValueError, match="step 2 after step 3"):
+            log.write(2, {"a": 0.0})
         log.write(4, {"a": 40.0})
     assert [(line["step"], line["a"]) for line in lines(tmp_path)] == [(1, 1), (2, 2), (3, 3), (4, 40)]
     assert curve(tmp_path, "a") == [(1, 1), (2, 2), (3, 3), (4, 40)]
@@ -73,11 +73,23 @@ def test_a_run_that_starts_anew_sets_the_old_one_aside(tmp_path: Path) -> None:
     assert [(line["step"], line["a"]) for line in lines(tmp_path)] == curve(tmp_path, "a") == [(0, 3), (1, 3)]
 
 
-def test_one_line_a_step(tmp_path: Path) -> None:
+def test_a_step_may_have_several_lines_and_steps_never_fall(tmp_path: Path) -> None:
     with RunLog(tmp_path) as log:
-        log.write(1, {"a": 1.0})
-        with pytest.raises(ValueError, match="one line a step"):
+        log.write(2, {"a": 1.0})
+        log.write(2, {"b": 1.0})
+        with pytest.raises(ValueError, match="step 1 after step 2"):
             log.write(1, {"b": 1.0})
+
+
+def test_an_evaluation_of_the_checkpoint_comes_again(tmp_path: Path) -> None:
+    with RunLog(tmp_path) as log:
+        log.write(0, {"held_out/mean": 0.1})
+        log.write(1, {"loss": 1.0})
+        log.write(1, {"held_out/mean": 0.2})
+        log.write(2, {"loss": 2.0})
+    with RunLog(tmp_path, resume_at=2) as log:
+        log.write(1, {"held_out/mean": 0.2})
+    assert [line["step"] for line in lines(tmp_path)] == [0, 1, 1]
 
 
 def test_a_line_that_is_not_whole_is_left_out(tmp_path: Path) -> None:

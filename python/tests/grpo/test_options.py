@@ -28,7 +28,7 @@ def test_a_whole_recipe() -> None:
             {"function": "math_verify", "weight": 2},
             {"function": "mine.py:short", "name": "brief", "arguments": {"most": 20}},
         ],
-        lora={"rank": 16, "target_modules": ["q_proj", "v_proj"], "how": "adapter"},
+        lora={"rank": 16, "target_modules": ["q_proj", "v_proj"]},
         zero_stage=3,
         betas=[0.9, 0.95],
         beta=0.04,
@@ -40,7 +40,7 @@ def test_a_whole_recipe() -> None:
         RewardOptions("math_verify", 2.0),
         RewardOptions("mine.py:short", name="brief", arguments={"most": 20}),
     )
-    assert read.lora == LoraOptions(16, target_modules=("q_proj", "v_proj"), how="adapter")
+    assert read.lora == LoraOptions(16, target_modules=("q_proj", "v_proj"))
     assert (read.zero_stage, read.betas, read.beta, read.clip_high) == (3, (0.9, 0.95), 0.04, 0.28)
     assert isinstance(read.importance_cap, float)
     assert options().lora is None

@@ -13,6 +13,7 @@ from typing import Any
 from baton.errors import BatonError
 
 FILE = "metrics.jsonl"
+EVALUATION = "held_out"  # names of an evaluation begin with it
 EVENTS = "tensorboard"  # folder
 
 
@@ -21,7 +22,7 @@ class RunLog:
 
     A run that starts anew (`resume_at` None) sets an older run's metrics aside, as `metrics.1.jsonl` and so on. A
     resumed one writes its first line for step `resume_at`: what stands there of that step and later ones is cut, in
-    TensorBoard hidden.
+    TensorBoard hidden. So is an evaluation of the step before, which comes again.
     """
 
     def __init__(self, folder: Path, enabled: bool = True, resume_at: int | None = None) -> None:
@@ -44,12 +45,13 @@ class RunLog:
     def write(self, step: int, values: Mapping[str, float | None]) -> None:
         """One line, on disk or not at all if this process dies. Names are grouped, like `reward/mean`.
 
-        None and numbers that are not finite are unknown: null in the file, no point in TensorBoard. Steps rise.
+        None and numbers that are not finite are unknown: null in the file, no point in TensorBoard. Steps never fall; a
+        step may have several lines, such as one of an evaluation.
         """
         if self._file is None:
             return
-        if self._last is not None and step <= self._last:
-            raise ValueError(f"step {step} after step {self._last}: there is one line a step")
+        if self._last is not None and step < self._last:
+            raise ValueError(f"step {step} after step {self._last}")
         known = {name: _known(value) for name, value in values.items()}
         self._file.write(json.dumps({"step": step, **known}).encode() + b"\n")
         self._last = step
@@ -91,7 +93,7 @@ def _known(value: float | None) -> float | None:
 
 def _cut(path: Path, step: int) -> int | None:
     """Keeps the lines before `step`, all or none of the change; returns the last step that is left."""
-    kept = [line for line in read_metrics(path) if line["step"] < step]
+    kept = [line for line in read_metrics(path) if line["step"] < step - _evaluates(line)]
     draft = path.with_suffix(".part")
     with draft.open("wb") as file:
         file.writelines(json.dumps(line).encode() + b"\n" for line in kept)
@@ -99,6 +101,10 @@ def _cut(path: Path, step: int) -> int | None:
         os.fsync(file.fileno())
     draft.replace(path)
     return kept[-1]["step"] if kept else None
+
+
+def _evaluates(line: Mapping[str, Any]) -> bool:
+    return any(name.startswith(EVALUATION) for name in line)
 
 
 def _unused(folder: Path) -> Path:

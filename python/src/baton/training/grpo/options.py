@@ -87,9 +87,6 @@ class LoraOptions:
         "names of the modules that get an adapter; all-linear: every linear layer but the output's",
         default="all-linear",
     )
-    how: Literal["merged", "adapter"] = _option(
-        "how the engines get it: merged into the base weights at every handoff, or as an adapter", default="merged"
-    )
 
 
 @dataclass(frozen=True)
@@ -98,12 +95,18 @@ class GrpoOptions:
     output: Text = _option("folder for metrics and checkpoints")
     data: DataOptions = _option("the problems")
     rewards: Annotated[tuple[RewardOptions, ...], Meta(min_length=1)] = _option("what judges completions")
-    lora: LoraOptions | None = _option("train an adapter; null: all parameters", default=None)
+    lora: LoraOptions | None = _option(
+        "train an adapter, which the engines get merged into the base weights; null: all parameters", default=None
+    )
     zero_stage: Literal[1, 2, 3] = _option("ZeRO stage of DeepSpeed", default=2)
     dtype: Literal["bfloat16", "float32"] = _option("of the policy's parameters", default="bfloat16")
     attention: Literal["sdpa", "eager", "flash_attention_2"] = _option("attention of the trainer", default="sdpa")
     gradient_checkpointing: bool = _option("compute activations again instead of keeping them", default=False)
     seed: Natural = _option("of the order of the problems, of sampling and of dropout", default=0)
+    deepspeed: dict[str, Any] = _option(
+        "more keys of DeepSpeed's configuration, such as `zero_optimization: {reduce_bucket_size: 200000000}`",
+        default_factory=dict,
+    )
 
     batches: Count = _option("generated batches of the whole run", default=100)
     prompts: Count = _option("problems of a generated batch, over all ranks", default=64)
@@ -141,6 +144,7 @@ class GrpoOptions:
     importance_cap: Annotated[float, Meta(ge=1)] | None = _option(
         "weigh tokens with the probability ratio of trainer to engine, at most this; null: do not", default=None
     )
+    mask_truncated: bool = _option("leave completions that were cut off out of the loss", default=False)
     stale: Literal["error", "allow"] = _option("what happens to completions of older weights", default="error")
 
     held_out: Text | None = _option("JSONL file of problems to evaluate on, with the columns of data", default=None)
@@ -148,11 +152,22 @@ class GrpoOptions:
     evaluate_every: Count | None = _option(
         "generated batches between two evaluations; null: only before the first and after the last", default=None
     )
-    checkpoint_every: Count | None = _option("generated batches between two checkpoints; null: none", default=None)
+    held_out_temperature: NotNegative = _option("of sampling in an evaluation; 0: the likeliest token", default=0.0)
+    checkpoint_every: Count | None = _option(
+        "optimizer steps between two checkpoints, be it in the middle of a generated batch; null: none", default=None
+    )
     keep_checkpoints: Count | None = _option("how many of the newest checkpoints to keep; null: all", default=None)
     resume: Text | None = _option(
         "folder of a checkpoint to go on from; auto: the newest in output, if any; null: start anew", default=None
     )
+
+    @property
+    def upper_clip(self) -> float:
+        return self.clip if self.clip_high is None else self.clip_high
+
+    def learning_rate_at(self, step: int) -> float:
+        """Of optimizer step `step`, from 1."""
+        return self.learning_rate * min(1.0, step / (self.warmup_steps + 1))
 
     def steps_per_generation(self, ranks: int) -> int:
         """Forward passes of a rank in one pass over a generated batch."""

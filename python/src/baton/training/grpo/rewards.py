@@ -20,7 +20,7 @@ import numpy.typing as npt
 from baton.errors import BatonError
 from baton.training.grpo.reward_functions import Reward, load_reward
 
-__all__ = ["Judged", "Reward", "RewardFailure", "Rewards", "load_reward"]
+__all__ = ["Judged", "Reward", "RewardFailure", "Rewards", "check_some_judged", "load_reward"]
 
 F64s = npt.NDArray[np.float64]
 
@@ -39,6 +39,23 @@ class Judged:
     values: F64s  # [functions, samples]; NaN: the function failed, or does not apply
     total: F64s  # [samples], weighted sums; NaN: the sample failed
     failures: list[RewardFailure]
+
+
+def check_some_judged(judged: int, of: int, failures: Sequence[RewardFailure]) -> None:
+    """Whether any sample of a batch, over all ranks, has a reward. Raises BatonError REWARDS_FAILED.
+
+    `failures` are those of this rank: there may be none, when it had no samples.
+    """
+    if judged or not of:
+        return
+    first = f"{failures[0].function}: {failures[0].error}" if failures else "failures on the other ranks"
+    raise BatonError(
+        "REWARDS_FAILED",
+        f"Not one of {of} completions could be judged.",
+        expected="a reward for at least one completion of a batch",
+        found=first,
+        action="Correct the reward function, or the data that it is given.",
+    )
 
 
 class Rewards:
@@ -63,7 +80,7 @@ class Rewards:
         """Judges samples: a prompt (as in the data), a completion and a value of every column for each.
 
         A sample fails where a function raises, gives something other than a finite number or None, or where none of
-        the functions applies. Raises BatonError REWARD_LENGTH, or REWARDS_FAILED when no sample is left.
+        the functions applies. Raises BatonError REWARD_LENGTH.
         """
         samples = {**columns, "prompts": prompts, "completions": completions}
         count = len(completions)
@@ -82,14 +99,6 @@ class Rewards:
                 failed.add(sample)
         total = (self.weights[:, None] * np.where(applies, judged, 0.0)).sum(axis=0)
         total[list(failed)] = np.nan
-        if count and len(failed) == count:
-            raise BatonError(
-                "REWARDS_FAILED",
-                f"Not one of {count} completions could be judged.",
-                expected="a reward for at least one completion of a batch",
-                found=f"{failures[0].function}: {failures[0].error}",
-                action="Correct the reward function, or the data that it is given.",
-            )
         return Judged(judged, total, failures)
 
 

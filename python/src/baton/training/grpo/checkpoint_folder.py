@@ -1,0 +1,137 @@
+"""Checkpoints on disk: which there are, which is the newest, and whether one belongs to a run.
+
+OUTPUT/checkpoints/step-00000012/
+    checkpoint.json     what it is; written last, so a checkpoint without it is not whole
+    deepspeed/          DeepSpeed's: parameters, masters, moments, learning rate
+    rank-00000.pt       each rank's place in its generated batch, and that batch
+    model/              Hugging Face's: the policy (or its adapter) and the tokenizer
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from baton.errors import BatonError
+from baton.training.grpo.data import TokenizedProblem
+from baton.training.grpo.options import GrpoOptions
+from baton.training.grpo.shape import ModelShape
+
+DESCRIPTION = "checkpoint.json"
+DEEPSPEED = "deepspeed"
+MODEL = "model"
+VERSION = 1
+_NAME = re.compile(r"step-(\d{8,})")
+
+
+@dataclass(frozen=True)
+class Found:
+    """`step`: optimizer steps. `batch`, `position`: generated batch, and how many of its micro-batches are used up."""
+
+    folder: Path
+    step: int
+    batch: int
+    position: int
+
+
+def rank_file(folder: Path, rank: int) -> Path:
+    return folder / f"rank-{rank:05d}.pt"
+
+
+def folder_of(options: GrpoOptions, step: int) -> Path:
+    return Path(options.output) / "checkpoints" / f"step-{step:08d}"
+
+
+def identity(
+    options: GrpoOptions, shape: ModelShape, ranks: int, problems: Sequence[TokenizedProblem]
+) -> dict[str, Any]:
+    """What must be the same for a run to go on from a checkpoint as if it had never stopped: by name."""
+    tokens = hashlib.sha256()
+    for each in problems:
+        tokens.update(repr(each.prompt_token_ids).encode())
+    return {
+        "ranks": ranks,
+        "zero_stage": options.zero_stage,
+        "dtype": options.dtype,
+        "parameters": f"{shape.elements} elements, {shape.digest}",
+        "lora": None if options.lora is None else json.loads(json.dumps(asdict(options.lora))),
+        "prompts": options.prompts,
+        "num_generations": options.num_generations,
+        "num_iterations": options.num_iterations,
+        "micro_batch": options.micro_batch,
+        "gradient_accumulation_steps": options.gradient_accumulation_steps,
+        "seed": options.seed,
+        "problems": f"{len(problems)} prompts, {tokens.hexdigest()[:16]}",
+    }
+
+
+def find(options: GrpoOptions, whose: Mapping[str, Any]) -> Found | None:
+    """The checkpoint that `options.resume` means, if any. Raises BatonError CHECKPOINT_NOT_FOUND, _MISMATCH."""
+    if options.resume is None:
+        return None
+    if options.resume == "auto":
+        folder = _newest(options)
+        if folder is None:
+            return None
+    else:
+        folder = Path(options.resume)
+    return _checked(folder, whose)
+
+
+def _newest(options: GrpoOptions) -> Path | None:
+    whole = _all_whole(options)
+    return whole[-1] if whole else None
+
+
+def _all_whole(options: GrpoOptions) -> list[Path]:
+    """From the oldest to the newest."""
+    found = (Path(options.output) / "checkpoints").glob("step-*")
+    whole = [path for path in found if _NAME.fullmatch(path.name) and (path / DESCRIPTION).is_file()]
+    return sorted(whole, key=lambda path: int(path.name.removeprefix("step-")))
+
+
+def _checked(folder: Path, whose: Mapping[str, Any]) -> Found:
+    try:
+        written = json.loads((folder / DESCRIPTION).read_text())
+    except (OSError, ValueError) as error:
+        raise BatonError(
+            "CHECKPOINT_NOT_FOUND",
+            f"There is no whole checkpoint in {folder}.",
+            expected=f"a folder with {DESCRIPTION}, such as OUTPUT/checkpoints/step-00000010",
+            found=f"{type(error).__name__}: {error}",
+            action="Correct grpo.resume; with `auto` the newest whole one is taken.",
+        ) from error
+    theirs: dict[str, Any] = {"format": written.get("format"), **written.get("identity", {})}
+    for name, ours in {"format": VERSION, **whose}.items():
+        if theirs.get(name) != ours:
+            raise BatonError(
+                "CHECKPOINT_MISMATCH",
+                f"The checkpoint {folder} is of another shape: its {name} is not this run's.",
+                expected=f"{name}: {ours}",
+                found=f"{name}: {theirs.get(name)}",
+                action="Resume with the options that it was made with, or start anew from its folder `model`.",
+            )
+    return Found(folder, int(written["step"]), int(written["batch"]), int(written["position"]))
+
+
+def describe(folder: Path, whose: Mapping[str, Any], step: int, batch: int, position: int) -> None:
+    """Makes the checkpoint a whole one."""
+    values = {"format": VERSION, "step": step, "batch": batch, "position": position, "identity": dict(whose)}
+    draft = folder / f"{DESCRIPTION}.part"
+    draft.write_text(json.dumps(values, indent=2) + "\n")
+    draft.replace(folder / DESCRIPTION)
+
+
+def prune(options: GrpoOptions) -> None:
+    """Removes the oldest checkpoints beyond `keep_checkpoints`."""
+    if options.keep_checkpoints is None:
+        return
+    for folder in _all_whole(options)[: -options.keep_checkpoints]:
+        (folder / DESCRIPTION).unlink()  # first of all: half a checkpoint must not look whole
+        shutil.rmtree(folder, ignore_errors=True)

@@ -1,0 +1,73 @@
+"""`python -m baton.training.grpo.preflight --ranks N --folder DIR [--model-length N]`: a plan, before any GPU is used.
+
+Reads the recipe's `grpo` part as JSON from standard input. Writes OUTPUT/grpo.json, from which the ranks work, and
+one line of JSON to standard output: `{"optionsFile", "problems", "heldOut", "resumeAt"}`, or `{"error": {...}}`
+with exit code 1. With `--describe` it prints the help of all options instead.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from baton.errors import BatonError
+from baton.training.grpo.options import describe
+
+FILE = "grpo.json"
+
+
+def _say(text: str) -> None:
+    print(f"baton: {text}", file=sys.stderr, flush=True)
+
+
+def preflight(grpo: dict[str, Any], folder: Path, ranks: int, model_length: int | None) -> dict[str, Any]:
+    """Makes the plan and writes it down. Raises BatonError."""
+    from baton.training.grpo.plan import make_plan
+
+    plan = make_plan(grpo, folder, ranks, model_length, _say)
+    output = Path(plan.options.output)
+    file = output / FILE
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        written = {"grpo": grpo, "folder": str(folder.resolve()), "modelLength": model_length}
+        file.write_text(json.dumps(written, indent=2) + "\n")
+    except OSError as error:
+        raise BatonError(
+            "OUTPUT_NOT_WRITABLE",
+            f"{file} cannot be written.",
+            expected="a folder to write to",
+            found=error.strerror or str(error),
+            action="Choose another folder with --out.",
+        ) from error
+    return {
+        "optionsFile": str(file.resolve()),
+        "problems": len(plan.problems),
+        "heldOut": len(plan.held_out),
+        "resumeAt": None if plan.checkpoint is None else plan.checkpoint.step,
+    }
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m baton.training.grpo.preflight")
+    parser.add_argument("--describe", action="store_true", help="print the help of all options")
+    parser.add_argument("--ranks", type=int, default=1)
+    parser.add_argument("--folder", type=Path, default=Path(), help="of the recipe")
+    parser.add_argument("--model-length", type=int, default=None, help="tokens of the longest prompt and completion")
+    arguments = parser.parse_args()
+    if arguments.describe:
+        print(describe())
+        return 0
+    try:
+        result = preflight(json.load(sys.stdin), arguments.folder, arguments.ranks, arguments.model_length)
+    except BatonError as error:
+        print(json.dumps({"error": error.to_wire()}), flush=True)
+        return 1
+    print(json.dumps(result), flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
