@@ -10,7 +10,7 @@ from typing import Any
 import deepspeed
 import torch
 from transformers import AutoModelForCausalLM
-from transformers.integrations import HfDeepSpeedConfig
+from transformers.integrations.deepspeed import HfDeepSpeedConfig
 
 from baton.training.grpo.deepspeed_config import deepspeed_config, reference_config
 from baton.training.grpo.options import GrpoOptions
@@ -19,7 +19,7 @@ from baton.training.grpo.shape import ModelShape, adapted
 
 @dataclass(frozen=True)
 class Policy:
-    """`engine` is DeepSpeed's. `frozen`: the reference model; none with LoRA, where it is the policy without adapter."""
+    """`engine` is DeepSpeed's. `frozen`: the reference model; none with LoRA, where it is the policy itself."""
 
     engine: Any
     frozen: tuple[Any, ...]
@@ -59,7 +59,7 @@ def build_policy(options: GrpoOptions, shape: ModelShape) -> Policy:
         weight_decay=options.weight_decay,
         fused=torch.cuda.is_available() or None,
     )
-    rising = torch.optim.lr_scheduler.LambdaLR(
+    rising: Any = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda made: options.learning_rate_at(made + 1) / options.learning_rate
     )
     engine: Any = deepspeed.initialize(model=model, optimizer=optimizer, config=config, lr_scheduler=rising)[0]
