@@ -50,7 +50,8 @@ export async function callModule(call: ModuleCall): Promise<unknown> {
     });
   }
   if (ended.because !== null) {
-    throw new BatonError({ code: "INTERRUPTED", message: `interrupted (${ended.because}) before anything was started` });
+    const message = "The run was interrupted before anything was started.";
+    throw new BatonError({ code: "INTERRUPTED", message, found: ended.because });
   }
   const answer = answerIn(ended.stdout);
   if (ended.code === 0 && answer !== undefined) return answer;

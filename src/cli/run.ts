@@ -85,12 +85,13 @@ async function run({ recipePath, command }: Words, options: RunOptions): Promise
         folder: process.cwd(),
         say: (line) => process.stderr.write(`${line}\n`),
       });
-  return execute({
+  const { exitCode } = await execute({
     ...chosen,
     recipe,
     out: resolve(recipe.out),
     logCommand: options.log === true,
   });
+  return exitCode;
 }
 
 /** What stands before `--` and after it. Commander drops the `--` itself, so the arguments are looked at again. */

@@ -13,24 +13,25 @@ import json
 import sys
 import zlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from itertools import product
 from pathlib import Path
 from typing import Any
 
 from baton.errors import BatonError
 from baton.training.grpo.data import tokenize
-from baton.training.grpo.dry_run_data import StandInData, cut, problems_of
+from baton.training.grpo.dry_run_data import RunProblems, problems_of, write
 from baton.training.grpo.options import GrpoOptions, RewardOptions, options_from
 from baton.training.grpo.reward_functions import load_reward
 from baton.training.grpo.shrink import byte_tokenizer, shrink
 
+BATCHES = 2
 COMPLETION_TOKENS = 16
 #: Two batches move weights of 0.1 in bfloat16, whose steps there are 0.0005.
 LEARNING_RATE = 2e-3
 HELD_OUT_PROBLEMS = 8
 #: Random weights earn nothing of the recipe's functions, and equal rewards make no gradient.
-SPREAD = f"{__name__}:spread"
+SPREAD = "baton.training.grpo.dry_run:spread"
 
 
 @dataclass
@@ -64,12 +65,10 @@ def plan(section: Mapping[str, Any], config: Path, out: Path, folder: Path, rank
     real = options_from(section)
     real.check(ranks)
     small = shrink(config, out / "model")
-    data, stand_in = problems_of(real, folder)
-    rewards, notes = _rewards(real, folder, data.columns, stand_in)
+    problems = problems_of(real, folder)
+    rewards, notes = _rewards(real, folder, problems)
 
-    plan = Plan(dict(section), 0, stand_in is None, list(small.changes), list(small.kept), notes)
-    if stand_in is not None:
-        plan.notes.insert(0, f"{stand_in.missing} is not there: little sums stand in for its problems")
+    plan = Plan(dict(section), 0, problems.missing is None, list(small.changes), [*small.kept, *_kept(real)], notes)
     plan.options |= {"model": str(out / "model"), "resume": None, "max_prompt_tokens": None, "rewards": rewards}
     if real.attention == "flash_attention_2":
         plan.change("attention", "sdpa", real.attention)
@@ -81,66 +80,60 @@ def plan(section: Mapping[str, Any], config: Path, out: Path, folder: Path, rank
     if real.checkpoint_every is not None:
         plan.change("checkpoint_every", 1, real.checkpoint_every)
 
-    count = plan.options["batches"] * plan.options["prompts"]
-    train = data.write(out / "problems.jsonl", data.problems[:count])
-    plan.options["data"] = {"files": [str(train)], "chat": "auto" if real.data.chat == "auto" else real.data.chat}
-    plan.changes.append(("problems", len(data.problems), min(count, len(data.problems))))
-    if real.held_out is not None:
-        held_out = data.held_out[:HELD_OUT_PROBLEMS]
-        plan.options["held_out"] = str(data.write(out / "held-out.jsonl", held_out))
-        plan.options["held_out_limit"] = None
-        plan.changes.append(("held-out problems", len(data.held_out), len(held_out)))
+    train = problems.train[: plan.options["batches"] * plan.options["prompts"]]
+    held_out = problems.held_out[:HELD_OUT_PROBLEMS]
+    plan.options["data"] = {"files": [str(write(out / "problems.jsonl", train))], "chat": real.data.chat}
+    plan.changes.append(("problems", len(problems.train), len(train)))
+    if held_out:
+        plan.options |= {"held_out": str(write(out / "held-out.jsonl", held_out)), "held_out_limit": None}
+        plan.changes.append(("held-out problems", len(problems.held_out), len(held_out)))
     plan.model_length = _longest(plan.options, out) + plan.options["max_completion_tokens"]
-    plan.kept.append(_kept(real))
     return plan
 
 
-def _rewards(
-    real: GrpoOptions, folder: Path, columns: list[str], stand_in: StandInData | None
-) -> tuple[list[dict[str, Any]], list[str]]:
-    """The recipe's functions, which must load and find their columns; sums have not every column."""
+def _rewards(real: GrpoOptions, folder: Path, problems: RunProblems) -> tuple[list[dict[str, Any]], list[str]]:
+    """The recipe's functions, and notes. Raises BatonError where one does not load or find its columns in the data."""
     rewards: list[RewardOptions] = []
-    notes: list[str] = []
+    notes = [] if problems.missing is None else [f"{problems.missing} is not there: little sums took its place"]
     for options in real.rewards:
-        function = load_reward(options, folder)
         try:
-            function.check(columns)
+            load_reward(options, folder).check(problems.columns)
         except BatonError as error:
-            if stand_in is None:
+            if problems.missing is None or error.code != "REWARD_COLUMN_MISSING":
                 raise
-            notes.append(f"the reward function {options.label} did not run: sums have no column for it ({error.found})")
+            notes.append(f"the reward function {options.label} was left out: sums have no column for it")
             continue
         rewards.append(options)
-    names = ", ".join(options.label for options in rewards)
-    as_recipe = [_as_written(options, folder) for options in rewards]
-    notes.append(
-        f"rewards: {names or 'none of the recipe'}, and a random one, as the answers of random weights are never right"
-    )
-    return [*as_recipe, {"function": SPREAD, "name": "dry_run_spread"}], notes
-
-
-def _as_written(options: RewardOptions, folder: Path) -> dict[str, Any]:
-    return {
-        "function": options.function,
-        "weight": options.weight,
-        "name": options.name,
-        "arguments": dict(options.arguments),
-    }
+    names = ", ".join(options.label for options in rewards) or "none of the recipe"
+    notes.append(f"rewards: {names}; and a random one, as what random weights write is never right")
+    return [*map(asdict, rewards), {"function": SPREAD, "name": "dry_run_spread"}], notes
 
 
 def _shrink_batches(plan: Plan, real: GrpoOptions, ranks: int) -> None:
-    """The least work in which groups, micro batches and accumulation are as in the recipe, in two batches or more."""
+    """The least work in which a group, a micro batch and a generated batch mean what they mean in the recipe."""
     most = real.prompts // ranks
     accumulation = real.gradient_accumulation_steps
 
-    def is_even(batches: int, groups: int) -> bool:
-        passes, rest = divmod(groups * real.num_generations, real.micro_batch)
-        return rest == 0 and batches * real.num_iterations * passes % accumulation == 0
+    def passes(groups: int) -> int | None:
+        """Forward passes of a rank for a generated batch, where micro batches come out even."""
+        count, rest = divmod(groups * real.num_generations, real.micro_batch)
+        return None if rest else count * real.num_iterations
 
-    choices = product(range(2, 2 * accumulation + 1), range(1, most + 1))
-    even = [(batches * groups, batches, groups) for batches, groups in choices if is_even(batches, groups)]
-    # The recipe's own batch comes out even in twice as many batches as passes are added up.
-    _, batches, groups = min(even, default=(0, 2 * accumulation, most))
+    # Optimizer steps on a batch: two stand for many; fewer than in the recipe is another algorithm.
+    steps, spans = divmod(passes(most) or 0, accumulation)
+
+    def is_alike(batches: int, groups: int) -> bool:
+        count = passes(groups)
+        if count is None:
+            return False
+        if spans:
+            return batches * count % accumulation == 0
+        return count % accumulation == 0 and count // accumulation >= min(steps, 2)
+
+    choices = product(range(BATCHES, BATCHES * accumulation + 1), range(1, most + 1))
+    alike = [(batches * groups, batches, groups) for batches, groups in choices if is_alike(batches, groups)]
+    # The recipe's own batches come out even at the latest when there are as many as passes are added up.
+    _, batches, groups = min(alike)
     plan.change("batches", batches, real.batches)
     plan.change("prompts", groups * ranks, real.prompts)
 
@@ -149,18 +142,25 @@ def _longest(options: Mapping[str, Any], out: Path) -> int:
     """Tokens of the longest prompt, as the trainer will tokenize it."""
     made = options_from(options)
     tokenizer = byte_tokenizer()
-    data, _ = problems_of(made, out)
-    tokenized = tokenize([*data.problems, *data.held_out], tokenizer, made)
+    problems = problems_of(made, out)
+    tokenized = tokenize([*problems.train, *problems.held_out], tokenizer, made)
     return max(len(each.prompt_token_ids) for each in tokenized)
 
 
-def _kept(real: GrpoOptions) -> str:
-    lora = "all parameters" if real.lora is None else f"LoRA of rank {real.lora.rank} ({real.lora.how})"
-    kl = "" if real.beta == 0 else f", KL to a reference weighed {real.beta:g}"
-    return (
-        f"ZeRO-{real.zero_stage}, {lora}, groups of {real.num_generations}, {real.num_iterations} passes over a batch, "
-        f"{real.micro_batch} completions a forward pass, {real.gradient_accumulation_steps} passes a step{kl}"
-    )
+def _kept(real: GrpoOptions) -> list[str]:
+    trained = "all parameters" if real.lora is None else f"LoRA of rank {real.lora.rank}"
+    reference = [] if real.beta == 0 else [f"a reference model (beta {real.beta:g})"]
+    return [
+        f"ZeRO-{real.zero_stage}, {trained}",
+        *reference,
+        f"groups of {real.num_generations}, {_count(real.num_iterations, 'pass', 'passes')} over a generated batch",
+        f"{_count(real.micro_batch, 'completion')} in a forward pass, "
+        f"{_count(real.gradient_accumulation_steps, 'forward pass', 'forward passes')} for an optimizer step",
+    ]
+
+
+def _count(number: int, one: str, more: str | None = None) -> str:
+    return f"{number} {one if number == 1 else more or one + 's'}"
 
 
 def main() -> int:
