@@ -1,4 +1,5 @@
 /** What a dry run says at its end: what was run, what was made smaller, what that proves and what not. */
+import { relative } from "node:path";
 import type { Recipe } from "../recipe/index.js";
 import { shortBytes } from "../report/progress.js";
 import type { Summary } from "../report/summary.js";
@@ -7,6 +8,7 @@ import type { Summary } from "../report/summary.js";
 export type Change = [string, unknown, unknown];
 
 export interface DryRun {
+  readonly real: Recipe;
   /** Of the dry run. */
   readonly recipe: Recipe & { readonly ranks: number };
   readonly made: {
@@ -24,17 +26,18 @@ export interface DryRun {
 }
 
 /** Lines for a terminal. */
-export function dryRunReport({ recipe, made, summary, checked, file, config }: DryRun): string[] {
+export function dryRunReport({ real, recipe, made, summary, checked, file, config }: DryRun): string[] {
   const { engine, gpus, ranks } = recipe;
   const { checks, handoffs } = summary;
   const peak = Math.max(0, ...summary.gpus.map((gpu) => gpu.peakBytes ?? 0));
   const difference = checks.maxLogprobDifference;
   const fits = [
-    ...["baton doctor --model", config, "--ranks", ranks, "--tp", engine.tensorParallel],
-    ...["--zero", summary.topology.zeroStage ?? 2],
+    ...["baton doctor --model", relative(process.cwd(), config) || ".", "--ranks", ranks, "--tp", engine.tensorParallel],
+    ...["--zero", summary.topology.zeroStage ?? 2, "--max-model-length", real.engine.maxModelLength],
+    ...["--max-sequences", real.engine.maxSequences],
   ];
   return [
-    `the dry run of ${file} went through`,
+    `the dry run of ${relative(process.cwd(), file)} went through`,
     "as in the recipe:",
     `  ${counted(ranks, "rank")} on ${counted(gpus.count, "GPU")}, ${counted(engine.engines, "engine")} with tensor parallelism ${engine.tensorParallel}, ${engine.dtype}`,
     ...made.kept.map((line) => `  ${line}`),
@@ -50,7 +53,7 @@ export function dryRunReport({ recipe, made, summary, checked, file, config }: D
     ...(made.notes.length === 0 ? [] : ["to know:", ...made.notes.map((line) => `  ${line}`)]),
     "not shown by this:",
     `  memory at full size: \`${fits.join(" ")}\` works it out`,
-    `  speed, vLLM and NCCL on real GPUs, and whether the policy learns`,
+    "  speed, vLLM and NCCL on real GPUs, and whether the policy learns",
   ];
 }
 

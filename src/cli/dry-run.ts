@@ -4,7 +4,7 @@
  */
 import { existsSync, mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
-import { join, resolve } from "node:path";
+import { join } from "node:path";
 import { z } from "zod";
 import { BatonError } from "../errors.js";
 import {
@@ -30,7 +30,6 @@ export interface DryRunOptions {
   readonly config: string | null;
   /** null: a temporary folder; never the recipe's own, which may hold the results of a real run. */
   readonly out: string | null;
-  readonly logCommand: boolean;
   /** Makes it at the first use. */
   readonly python: () => Promise<string>;
 }
@@ -54,7 +53,7 @@ type Plan = z.infer<typeof plan>;
 
 /** @returns the exit code */
 export async function dryRun(options: DryRunOptions): Promise<number> {
-  const { file, recipeFolder, overrides, logCommand } = options;
+  const { file, recipeFolder, overrides } = options;
   // First, so that a recipe without a number of GPUs takes as many as it needs, on any machine.
   const simulated: Override = { path: ["gpus", "simulated"], value: { memoryBytes: GPU_BYTES }, source: "--dry-run" };
   const recipe = loadRecipe(file, [simulated, ...overrides]);
@@ -81,10 +80,11 @@ export async function dryRun(options: DryRunOptions): Promise<number> {
     }
     const small = { ...smallRecipe(recipe, made, scratch), ranks };
     checkTraining({ recipe: small, out });
-    const outcome = await train({ recipe: small, section: made.section, recipeFolder, out, python, logCommand });
+    // What many ranks print is read only when something is wrong, and then the end of it is shown.
+    const outcome = await train({ recipe: small, section: made.section, recipeFolder, out, python, logCommand: true });
     if (outcome.failure !== null || outcome.exitCode !== 0) return outcome.exitCode || 1;
     const changes = [...engineChanges(recipe, small), ...made.changes];
-    const report = { recipe: small, made: { ...made, changes }, summary: outcome.summary, checked };
+    const report = { real: recipe, recipe: small, made: { ...made, changes }, summary: outcome.summary, checked };
     for (const line of dryRunReport({ ...report, file, config })) sayToTerminal(line);
     return 0;
   } finally {

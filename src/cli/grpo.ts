@@ -63,7 +63,7 @@ async function grpo(path: string, options: GrpoOptions): Promise<number> {
   const recipeFolder = dirname(file);
   if (options.dryRun === true) {
     return dryRun({
-      ...{ file, recipeFolder, overrides, logCommand: options.log === true },
+      ...{ file, recipeFolder, overrides },
       config: options.config === undefined ? null : resolve(options.config),
       out: options.out === undefined ? null : resolve(options.out),
       python: somePython,

@@ -20,10 +20,10 @@ export function trainingRanks(recipe: Recipe): number {
 /**
  * @param recipe its `engine.model` absolute
  * @param output absolute path of the folder of the run
- * @param resume a checkpoint to go on from, absolute, or `auto`; null: what the section says
+ * @param resume a checkpoint to go on from, absolute, or `auto`; without it what the section says counts
  * @throws BatonError GRPO_MISSING, GRPO_KEY_ELSEWHERE, GRPO_DTYPE
  */
-export function grpoSection(recipe: Recipe, output: string, resume: string | null = null): GrpoSection {
+export function grpoSection(recipe: Recipe, output: string, resume?: string): GrpoSection {
   const { grpo } = recipe;
   if (grpo === undefined) {
     throw new BatonError({
@@ -54,5 +54,5 @@ export function grpoSection(recipe: Recipe, output: string, resume: string | nul
       action: "Set engine.dtype to bfloat16.",
     });
   }
-  return { ...grpo, model, output, dtype, ...(resume === null ? {} : { resume }) };
+  return { ...grpo, model, output, dtype, ...(resume === undefined ? {} : { resume }) };
 }

@@ -78,15 +78,18 @@ def plan(section: Mapping[str, Any], config: Path, out: Path, folder: Path, rank
     if real.evaluate_every is not None:
         plan.change("evaluate_every", 1, real.evaluate_every)
     if real.checkpoint_every is not None:
-        plan.change("checkpoint_every", 1, real.checkpoint_every)
+        plan.change("checkpoint_every", _steps_of_batch(plan, ranks), real.checkpoint_every)
 
     train = problems.train[: plan.options["batches"] * plan.options["prompts"]]
     held_out = problems.held_out[:HELD_OUT_PROBLEMS]
     plan.options["data"] = {"files": [str(write(out / "problems.jsonl", train))], "chat": real.data.chat}
-    plan.changes.append(("problems", len(problems.train), len(train)))
+    sums = "" if problems.missing is None else " little sums"
+    plan.changes.append(("problems", "the recipe's" if sums else len(problems.train), f"{len(train)}{sums}"))
     if held_out:
         plan.options |= {"held_out": str(write(out / "held-out.jsonl", held_out)), "held_out_limit": None}
-        plan.changes.append(("held-out problems", len(problems.held_out), len(held_out)))
+        plan.changes.append(
+            ("held-out problems", "the recipe's" if sums else len(problems.held_out), f"{len(held_out)}{sums}")
+        )
     plan.model_length = _longest(plan.options, out) + plan.options["max_completion_tokens"]
     return plan
 
@@ -138,6 +141,13 @@ def _shrink_batches(plan: Plan, real: GrpoOptions, ranks: int) -> None:
     plan.change("prompts", groups * ranks, real.prompts)
 
 
+def _steps_of_batch(plan: Plan, ranks: int) -> int:
+    """Optimizer steps of a generated batch of the dry run, or 1."""
+    made = options_from(plan.options)
+    passes = made.steps_per_generation(ranks) * made.num_iterations
+    return max(1, passes // made.gradient_accumulation_steps)
+
+
 def _longest(options: Mapping[str, Any], out: Path) -> int:
     """Tokens of the longest prompt, as the trainer will tokenize it."""
     made = options_from(options)
@@ -149,10 +159,9 @@ def _longest(options: Mapping[str, Any], out: Path) -> int:
 
 def _kept(real: GrpoOptions) -> list[str]:
     trained = "all parameters" if real.lora is None else f"LoRA of rank {real.lora.rank}"
-    reference = [] if real.beta == 0 else [f"a reference model (beta {real.beta:g})"]
+    reference = "a reference model" if real.lora is None else "the model without adapters as reference"
     return [
-        f"ZeRO-{real.zero_stage}, {trained}",
-        *reference,
+        f"ZeRO-{real.zero_stage}, {trained}" + ("" if real.beta == 0 else f", {reference}"),
         f"groups of {real.num_generations}, {_count(real.num_iterations, 'pass', 'passes')} over a generated batch",
         f"{_count(real.micro_batch, 'completion')} in a forward pass, "
         f"{_count(real.gradient_accumulation_steps, 'forward pass', 'forward passes')} for an optimizer step",
