@@ -32,7 +32,14 @@ export function dryRunReport({ real, recipe, made, summary, checked, file, confi
   const peak = Math.max(0, ...summary.gpus.map((gpu) => gpu.peakBytes ?? 0));
   const difference = checks.maxLogprobDifference;
   const fits = [
-    ...["baton doctor --model", relative(process.cwd(), config) || ".", "--ranks", ranks, "--tp", engine.tensorParallel],
+    ...[
+      "baton doctor --model",
+      relative(process.cwd(), config) || ".",
+      "--ranks",
+      ranks,
+      "--tp",
+      engine.tensorParallel,
+    ],
     ...["--zero", summary.topology.zeroStage ?? 2, "--max-model-length", real.engine.maxModelLength],
     ...["--max-sequences", real.engine.maxSequences],
   ];

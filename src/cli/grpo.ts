@@ -3,14 +3,7 @@ import { constants } from "node:os";
 import { dirname, resolve } from "node:path";
 import type { Command } from "commander";
 import { BatonError } from "../errors.js";
-import {
-  grpoSection,
-  loadRecipe,
-  type Override,
-  parseOverride,
-  type Recipe,
-  trainingRanks,
-} from "../recipe/index.js";
+import { grpoSection, loadRecipe, type Override, parseOverride, type Recipe, trainingRanks } from "../recipe/index.js";
 import { dryRun } from "./dry-run.js";
 import { hasNvidiaDriver, machineGpus } from "./gpus.js";
 import { overridesOf, type RecipeOptions, setOption } from "./options.js";
@@ -38,7 +31,10 @@ export function addGrpo(program: Command): void {
     .option("--simulated <bytes>", "use stand-in GPUs with so much memory each")
     .option("--out <dir>", "folder for metrics, checkpoints, the trained model, events.jsonl, summary.json")
     .option("--log", "write the output of the ranks to DIR/logs/launcher.log, not to the terminal")
-    .option("--resume <checkpoint>", "go on from this checkpoint's folder; auto: from the newest in the folder of --out")
+    .option(
+      "--resume <checkpoint>",
+      "go on from this checkpoint's folder; auto: from the newest in the folder of --out",
+    )
     .option("--dry-run", "run the whole recipe on stand-in GPUs with a very small model of the same shape")
     .option("--config <dir>", "with --dry-run: take the shape from the config.json here (the model need not be there)")
     .option("--options", "explain every key of the section, and end")

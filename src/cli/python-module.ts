@@ -46,7 +46,8 @@ export async function callModule(call: ModuleCall): Promise<unknown> {
       message: `${call.module} did not end in time.`,
       expected: `an answer within ${Math.round(call.deadlineMs / 1000)} s (deadlines.startMs)`,
       found: ended.lastLines.at(-1) ?? "no word from it",
-      action: "Raise deadlines.startMs if the data are large; a reward function's module may also hang when it is imported.",
+      action:
+        "Raise deadlines.startMs if the data are large; a reward function's module may also hang when it is imported.",
     });
   }
   if (ended.because !== null) {

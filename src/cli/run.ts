@@ -75,7 +75,9 @@ async function run({ recipePath, command }: Words, options: RunOptions): Promise
       ? recipeFrom({} as RecipeInput, process.cwd(), overrides, gpus)
       : loadRecipe(resolve(recipePath), overrides, gpus);
   if (recipe.grpo !== undefined) {
-    process.stderr.write("the recipe's section grpo is for `baton grpo`: the command of `baton run` is not told of it\n");
+    process.stderr.write(
+      "the recipe's section grpo is for `baton grpo`: the command of `baton run` is not told of it\n",
+    );
   }
   const chosen = isRefused(recipe)
     ? { command, python: "python3" }

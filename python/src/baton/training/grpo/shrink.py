@@ -83,8 +83,8 @@ def small_config(raw: Mapping[str, Any]) -> tuple[dict[str, Any], str | None]:
         "num_hidden_layers": LAYERS,
         "hidden_size": hidden,
         "head_dim": HEAD_DIM,
-        # Twice a multiple of the heads: whatever divides those divides it, and it is no other size.
-        "intermediate_size": 2 * hidden,
+        # A multiple of the heads: whatever divides those divides it.
+        "intermediate_size": 3 * hidden,
         "vocab_size": VOCABULARY,
         "max_position_embeddings": POSITIONS,
         "max_window_layers": LAYERS,
