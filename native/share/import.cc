@@ -28,6 +28,7 @@ Result<std::unique_ptr<Import>> Import::open(const Gpu& gpu, uint64_t segment_by
   import->reserved_bytes_ = reserved_bytes;
   for (size_t i = 0; i < segments.size(); ++i)
     BATON_TRY(import->map(segments[i], fds[i]));
+  BATON_TRY(import->make_readable());
   return import;
 }
 
@@ -43,9 +44,23 @@ Status Import::map(uint64_t segment, int32_t fd) {
   const Status released = driver.cuMemRelease(handle);
   if (!mapped) return mapped;
   mapped_.push_back(segment);
-  BATON_TRY(released);
+  return released;
+}
+
+// One call for each run of neighbours: a call costs about as much as mapping a segment does, whatever its length.
+Status Import::make_readable() {
+  std::vector<uint64_t> sorted = mapped_;
+  std::sort(sorted.begin(), sorted.end());
   const cuda::AccessDescriptor access = gpu_.access(cuda::kAccessRead);
-  return driver.cuMemSetAccess(address, segment_bytes_, &access, 1);
+  for (size_t begin = 0; begin < sorted.size();) {
+    size_t end = begin + 1;
+    while (end < sorted.size() && sorted[end] == sorted[end - 1] + 1)
+      ++end;
+    BATON_TRY(gpu_.driver().cuMemSetAccess(base_ + sorted[begin] * segment_bytes_, (end - begin) * segment_bytes_,
+                                           &access, 1));
+    begin = end;
+  }
+  return {};
 }
 
 Status Import::close() {

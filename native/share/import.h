@@ -28,6 +28,7 @@ class Import {
  private:
   Import(const Gpu& gpu, uint64_t segment_bytes) : gpu_(gpu), segment_bytes_(segment_bytes) {}
   Status map(uint64_t segment, int32_t fd);
+  Status make_readable();
 
   const Gpu& gpu_;
   uint64_t segment_bytes_;

@@ -6,6 +6,7 @@ check held.
 
     eager, graphs  the adapter with a model of SmolLM2's shape: weights, tokens, logprobs, memory, a second epoch
     stock          vLLM alone with the same checkpoint from disk: its tokens, its own sleep and wake
+    moe            a small mixture of experts, which takes the engine's own load_weights (vLLM's _moe_C is needed)
     big, bigstock  the same times with a model of Qwen2.5-7B's shape
 """
 
@@ -20,9 +21,10 @@ from pathlib import Path
 
 from vllm_adapter_parts import adapter, big
 from vllm_common import BIG, SMALL, common
+from vllm_moe_part import moe
 from vllm_stock_parts import stock
 
-PARTS = ("eager", "graphs", "stock", "big", "bigstock")
+PARTS = ("eager", "graphs", "stock", "big", "bigstock", "moe")
 
 
 def prepare(folder: Path) -> None:
@@ -80,8 +82,8 @@ def main() -> int:
     what, folder = sys.argv[1], Path(sys.argv[2]).resolve()
     if what == "all":
         return everything(folder, sys.argv[3:] or list(PARTS))
-    work = {"eager": adapter, "graphs": adapter, "big": big, "stock": stock, "bigstock": stock}[what]
-    results = work(folder, what)
+    parts = {"eager": adapter, "graphs": adapter, "big": big, "stock": stock, "bigstock": stock, "moe": moe}
+    results = parts[what](folder, what)
     print("failed: " + (", ".join(results.failed) or "nothing"), flush=True)
     return int(bool(results.failed))
 

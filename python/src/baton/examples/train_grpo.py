@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+import warnings
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
@@ -159,6 +160,7 @@ def main() -> None:
     parser.add_argument("--options", type=Path, required=True, help="the file that `baton grpo` wrote")
     arguments = parser.parse_args()
     disable_progress_bar()
+    warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated")  # what DeepSpeed asks
     deepspeed.init_distributed()
     rank, ranks = dist.get_rank(), dist.get_world_size()
 
