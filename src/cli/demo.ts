@@ -96,13 +96,14 @@ async function demo(options: DemoOptions): Promise<number> {
     out: options.out,
   };
   const recipe = recipeFrom(input, process.cwd(), options.set.map(parseOverride));
-  return execute({
+  const { exitCode } = await execute({
     recipe,
     command: await demoCommand(python.path, options, model),
     out: resolve(recipe.out),
     python: python.path,
     logCommand: true,
   });
+  return exitCode;
 }
 
 async function demoCommand(python: string, options: DemoOptions, model: string): Promise<string[]> {

@@ -8,8 +8,8 @@ import { packageVersion } from "./package.js";
 
 const LOG_LINES = 20;
 
-/** @returns the exit code */
-export async function execute(plan: Omit<RunPlan, "version" | "environment" | "progress">): Promise<number> {
+/** @throws BatonError when the start is refused */
+export async function execute(plan: Omit<RunPlan, "version" | "environment" | "progress">): Promise<RunOutcome> {
   const progress = new Progress(process.stderr);
   const outcome = await runNode({ ...plan, version: packageVersion(), environment: process.env, progress });
   const say = (line: string): void => progress.line(line);
@@ -19,7 +19,7 @@ export async function execute(plan: Omit<RunPlan, "version" | "environment" | "p
   }
   const out = relative(process.cwd(), plan.out) || ".";
   say(outcome.failure === null ? closing(outcome, out) : `what happened is in events.jsonl and summary.json in ${out}`);
-  return outcome.exitCode;
+  return outcome;
 }
 
 function showLog(path: string, say: (line: string) => void): void {

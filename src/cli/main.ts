@@ -5,6 +5,7 @@ import { BatonError, toBatonError } from "../errors.js";
 import { addBench } from "./bench.js";
 import { addDemo } from "./demo.js";
 import { addDoctor } from "./doctor.js";
+import { addGrpo } from "./grpo.js";
 import { packageVersion } from "./package.js";
 import { addRun } from "./run.js";
 import { addSetup } from "./setup-command.js";
@@ -16,6 +17,7 @@ const program = new Command("baton")
   .enablePositionalOptions();
 
 addRun(program);
+addGrpo(program);
 addDemo(program);
 addSetup(program);
 addBench(program);

@@ -18,28 +18,42 @@ export interface PythonProbe {
   readonly version: readonly [number, number];
   /** sys.prefix: the folder of the (virtual) environment. */
   readonly prefix: string;
-  /** Versions of the packages that are there, by import name. */
+  /** Versions of the packages that are there. */
   readonly versions: Readonly<Record<string, string>>;
-  /** Import names that cannot be found. */
+  /** Packages that cannot be found, by the names that they were asked for. */
   readonly missing: readonly string[];
 }
 
-/** Import names by what they are for. Finding is not importing: torch alone would take seconds. */
+/** What engines import. Finding is not importing: torch alone would take seconds. */
 export const ENGINE_PACKAGES = ["torch", "numpy", "msgspec"] as const;
-export const DEMO_PACKAGES = [...ENGINE_PACKAGES, "deepspeed", "transformers", "accelerate"] as const;
+
+/**
+ * What training needs, and `baton setup` installs: whatever is pinned, so that an environment of an earlier version
+ * is noticed when something is added. Other versions than the pinned ones are the business of who installed them.
+ */
+export function pinnedPackages(packageRoot: string): string[] {
+  const lines = readFileSync(requirementsPath(packageRoot), "utf8").split("\n");
+  const names = lines.flatMap((line) => /^[A-Za-z0-9][\w.-]*/.exec(line.trim())?.[0] ?? []);
+  return [...new Set([...ENGINE_PACKAGES, ...names])];
+}
+
+export function requirementsPath(packageRoot: string): string {
+  return join(packageRoot, "python/requirements.txt");
+}
 
 const PROBE = `
 import importlib.metadata, importlib.util, json, sys
-def found(name):
-    try:
-        return importlib.util.find_spec(name) is not None
-    except (ImportError, ValueError):
-        return False
 def version(name):
     try:
         return importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
         return "unknown"
+def found(name):
+    # What is imported may be called otherwise (nvidia-ml-py), and what is imported may have no metadata.
+    try:
+        return importlib.util.find_spec(name.replace("-", "_")) is not None or version(name) != "unknown"
+    except (ImportError, ValueError):
+        return False
 there = [name for name in sys.argv[1:] if found(name)]
 print(json.dumps({
     "version": list(sys.version_info[:2]),
@@ -49,7 +63,7 @@ print(json.dumps({
 }))
 `;
 
-/** Asks an interpreter; null when it cannot be run, or does not answer in time. */
+/** Asks an interpreter for packages, by the name that is installed or that is imported; null when it cannot be run, or does not answer in time. */
 export async function probePython(
   path: string,
   packages: readonly string[],

@@ -15,17 +15,11 @@ import {
 import { choosePython } from "./choose-python.js";
 import { execute } from "./execute.js";
 import { machineGpus } from "./gpus.js";
-import { setOption } from "./options.js";
+import { overridesOf, type RecipeOptions, setOption } from "./options.js";
 import { packageRoot } from "./package.js";
 
-interface RunOptions {
-  readonly engines?: string;
-  readonly tp?: string;
+interface RunOptions extends RecipeOptions {
   readonly model?: string;
-  readonly gpus?: string;
-  readonly ranks?: string;
-  readonly simulated?: string;
-  readonly out?: string;
   readonly log?: boolean;
   readonly set: readonly string[];
 }
@@ -34,16 +28,6 @@ interface Words {
   readonly recipePath: string | null;
   readonly command: readonly string[];
 }
-
-/** Options of the command line, and the keys of the recipe that they set. */
-const RECIPE_KEYS: readonly (readonly [keyof RunOptions, string, string])[] = [
-  ["engines", "--engines", "engine.engines"],
-  ["tp", "--tp", "engine.tensorParallel"],
-  ["gpus", "--gpus", "gpus.count"],
-  ["ranks", "--ranks", "ranks"],
-  ["simulated", "--simulated", "gpus.simulated.memoryBytes"],
-  ["out", "--out", "out"],
-];
 
 export function addRun(program: Command): void {
   program
@@ -78,10 +62,7 @@ function splitOr(usage: Command, words: readonly string[]): Words {
 
 async function run({ recipePath, command }: Words, options: RunOptions): Promise<number> {
   const overrides: Override[] = [
-    ...RECIPE_KEYS.flatMap(([option, flag, key]) => {
-      const value = options[option];
-      return value === undefined ? [] : [{ ...parseOverride(`${key}=${value}`), source: `${flag} ${value}` }];
-    }),
+    ...overridesOf(options),
     // A path on the command line is meant from where the user is, one in the recipe from where the recipe is.
     ...(options.model === undefined
       ? []
@@ -93,6 +74,11 @@ async function run({ recipePath, command }: Words, options: RunOptions): Promise
     recipePath === null
       ? recipeFrom({} as RecipeInput, process.cwd(), overrides, gpus)
       : loadRecipe(resolve(recipePath), overrides, gpus);
+  if (recipe.grpo !== undefined) {
+    process.stderr.write(
+      "the recipe's section grpo is for `baton grpo`: the command of `baton run` is not told of it\n",
+    );
+  }
   const chosen = isRefused(recipe)
     ? { command, python: "python3" }
     : await choosePython(command, {
@@ -101,12 +87,13 @@ async function run({ recipePath, command }: Words, options: RunOptions): Promise
         folder: process.cwd(),
         say: (line) => process.stderr.write(`${line}\n`),
       });
-  return execute({
+  const { exitCode } = await execute({
     ...chosen,
     recipe,
     out: resolve(recipe.out),
     logCommand: options.log === true,
   });
+  return exitCode;
 }
 
 /** What stands before `--` and after it. Commander drops the `--` itself, so the arguments are looked at again. */

@@ -8,12 +8,13 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { LockHeld, takeLock } from "../controller/lock.js";
 import { BatonError } from "../errors.js";
 import {
-  DEMO_PACKAGES,
   findOnPath,
   isSupported,
   type PythonProbe,
+  pinnedPackages,
   probePython,
   pythonCandidates,
+  requirementsPath,
   SUPPORTED_PYTHON,
   unsupportedPython,
 } from "./python.js";
@@ -61,8 +62,9 @@ export function venvFolder({ packageRoot, folder }: Pick<SetupOptions, "packageR
 }
 
 async function firstComplete({ environment, packageRoot, folder }: SetupOptions): Promise<PythonProbe | null> {
+  const packages = pinnedPackages(packageRoot);
   for (const path of pythonCandidates(environment, packageRoot, folder)) {
-    const probe = await probePython(path, DEMO_PACKAGES);
+    const probe = await probePython(path, packages);
     if (probe !== null && probe.missing.length === 0 && isSupported(probe)) return probe;
   }
   return null;
@@ -93,7 +95,7 @@ async function makeVenv(venv: string, options: SetupOptions): Promise<PythonProb
     if (usableUv !== null) await must([usableUv, "venv", "--python", base, venv], options);
     else await must([base, "-m", "venv", venv], options);
   }
-  const requirements = join(packageRoot, "python/requirements.txt");
+  const requirements = requirementsPath(packageRoot);
   const installer = usableUv !== null ? [usableUv] : await bootstrapUv(python, options);
   if (installer === null) {
     say("installing packages with pip (several minutes)");
@@ -109,12 +111,13 @@ async function makeVenv(venv: string, options: SetupOptions): Promise<PythonProb
       await must(install, options);
     }
   }
-  const probe = await probePython(python, DEMO_PACKAGES);
+  const packages = pinnedPackages(packageRoot);
+  const probe = await probePython(python, packages);
   if (probe === null || probe.missing.length > 0) {
     throw new BatonError({
       code: "SETUP_FAILED",
       message: `${python} still lacks packages.`,
-      expected: DEMO_PACKAGES.join(", "),
+      expected: packages.join(", "),
       found: probe === null ? "it does not run" : `without ${probe.missing.join(", ")}`,
       action: `Remove ${venv} and run \`baton setup\` again.`,
     });

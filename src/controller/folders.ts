@@ -4,7 +4,7 @@ import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
 import { BatonError } from "../errors.js";
 import { checkSocketPath } from "../recipe/index.js";
-import { type Lock, LockHeld, takeLock } from "./lock.js";
+import { type Lock, LockHeld, lockHolder, takeLock } from "./lock.js";
 import { ownedName } from "./ownership.js";
 
 const LOCK = ".baton.lock";
@@ -35,15 +35,7 @@ export function takeRunFolder(path: string): RunFolder {
     for (const name of RESULTS) rmSync(join(path, name), { recursive: true, force: true });
     mkdirSync(join(path, "logs"));
   } catch (error) {
-    if (error instanceof LockHeld) {
-      throw new BatonError({
-        code: "RUN_FOLDER_IN_USE",
-        message: `Another run is writing to ${path}.`,
-        expected: "a folder that no running baton uses",
-        found: `process ${error.pid} holds ${LOCK} in it`,
-        action: "Name another folder with --out, or end that run first.",
-      });
-    }
+    if (error instanceof LockHeld) throw inUse(path, error.pid);
     throw new BatonError(
       {
         code: "RUN_FOLDER_UNUSABLE",
@@ -56,6 +48,26 @@ export function takeRunFolder(path: string): RunFolder {
     );
   }
   return { path, file: (name) => join(path, name), release: () => lock.release() };
+}
+
+/**
+ * Whether `takeRunFolder` would find a run in this folder. Nothing is made or removed.
+ *
+ * @throws BatonError RUN_FOLDER_IN_USE
+ */
+export function checkRunFolder(path: string): void {
+  const pid = lockHolder(join(path, LOCK));
+  if (pid !== null) throw inUse(path, pid);
+}
+
+function inUse(path: string, pid: number): BatonError {
+  return new BatonError({
+    code: "RUN_FOLDER_IN_USE",
+    message: `Another run is writing to ${path}.`,
+    expected: "a folder that no running baton uses",
+    found: `process ${pid} holds ${LOCK} in it`,
+    action: "Name another folder with --out, or end that run first.",
+  });
 }
 
 /** A folder that only this user can enter, with the path of the socket in it. */

@@ -40,6 +40,17 @@ export function takeLock(path: string): Lock {
   };
 }
 
+/** The living process that has the lock, or null. */
+export function lockHolder(path: string): number | null {
+  const text = readIfThere(path);
+  return text === null ? null : livingHolder(text);
+}
+
+function livingHolder(text: string): number | null {
+  const holder = parseHolder(text);
+  return holder !== null && startTimeOf(holder.pid) === holder.startTime ? holder.pid : null;
+}
+
 function linked(draft: string, path: string): boolean {
   try {
     linkSync(draft, path);
@@ -54,8 +65,8 @@ function linked(draft: string, path: string): boolean {
 function dropStale(path: string): void {
   const text = readIfThere(path);
   if (text === null) return;
-  const holder = parseHolder(text);
-  if (holder !== null && startTimeOf(holder.pid) === holder.startTime) throw new LockHeld(path, holder.pid);
+  const pid = livingHolder(text);
+  if (pid !== null) throw new LockHeld(path, pid);
   // Moved aside before it is dropped: of two processes that both saw it stale, only one moves this very text.
   const aside = `${path}.stale.${process.pid}`;
   try {

@@ -83,13 +83,22 @@ interface Ready extends Gpus {
   readonly socket: SocketFolder;
 }
 
-async function prepare(plan: RunPlan, undo: (() => void)[]): Promise<Ready> {
-  const { recipe } = plan;
+/**
+ * What recipe, model and environment alone can be refused for; nothing is made.
+ *
+ * @throws BatonError
+ */
+export function checkStart(recipe: Recipe, environment: NodeJS.ProcessEnv): void {
   const wrong = checkRecipeAndModel(recipe, readModelConfig(recipe.engine.model));
   if (wrong !== null) throw new BatonError(wrong);
   // Stand-in GPUs hide the real ones from every process, so these settings do nothing there.
-  const unusable = recipe.gpus.simulated === null ? checkEnvironment(plan.environment) : null;
+  const unusable = recipe.gpus.simulated === null ? checkEnvironment(environment) : null;
   if (unusable !== null) throw new BatonError(unusable);
+}
+
+async function prepare(plan: RunPlan, undo: (() => void)[]): Promise<Ready> {
+  const { recipe } = plan;
+  checkStart(recipe, plan.environment);
   const name = randomBytes(6).toString("hex");
   // What runs before this one left whose controllers and guards were killed.
   sweep([socketParent(plan.environment), sharedMemoryFolder()]);

@@ -10,6 +10,7 @@ export {
   readModelConfig,
 } from "./checks.js";
 export { checkEnvironment, checkExpandableSegments, checkVisibleDevices } from "./environment.js";
+export { type GrpoSection, grpoSection, trainingRanks } from "./grpo.js";
 export { loadRecipe, type Override, parseOverride, parseRecipe, type RecipeSource, recipeFrom } from "./load.js";
 export { phaseConfig } from "./phases.js";
 export { type LogprobBounds, logprobBounds, type Recipe, type RecipeInput, recipeSchema } from "./schema.js";

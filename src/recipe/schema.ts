@@ -150,6 +150,13 @@ export const recipeSchema = z.strictObject({
     .describe("What ranks give back for generation: all they can, or only what the engine on their GPU lacks."),
   checks: checks.prefault({}).describe("What is verified while the run goes on."),
   deadlines: deadlines.prefault({}).describe("How long each wait may last, in milliseconds."),
+  grpo: z
+    .record(z.string(), z.unknown())
+    .optional()
+    .describe(
+      "What `baton grpo` trains; `baton run` does not read it. Its keys are checked, and explained, by the trainer: " +
+        "`baton grpo --options` lists them.",
+    ),
   out: z
     .string()
     .min(1)

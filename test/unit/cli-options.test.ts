@@ -1,6 +1,7 @@
 import { Command, type CommanderError } from "commander";
 import { describe, expect, it } from "vitest";
 import { addDemo } from "../../src/cli/demo.js";
+import { addGrpo } from "../../src/cli/grpo.js";
 import { addRun } from "../../src/cli/run.js";
 
 /** What commander says of these words; every mistake here is one that it must find before anything is started. */
@@ -14,6 +15,7 @@ async function refusal(...words: string[]): Promise<string> {
   });
   addRun(program);
   addDemo(program);
+  addGrpo(program);
   const before = process.argv;
   process.argv = ["node", "baton", ...words];
   try {
@@ -38,5 +40,14 @@ describe("the words after `baton`", () => {
     expect(await refusal("run", "a.yaml", "b.yaml", "--", "python", "x.py")).toBe(
       "error: one recipe is expected before --, found a.yaml b.yaml\n",
     );
+  });
+
+  it.each([
+    ["no recipe", [], "a recipe is expected"],
+    ["a shape for a real run", ["r.yaml", "--config", "m"], "--config is for --dry-run"],
+    ["a checkpoint for a dry run", ["r.yaml", "--dry-run", "--resume", "auto"], "no checkpoint to --resume"],
+    ["two recipes", ["a.yaml", "b.yaml"], "too many arguments"],
+  ])("grpo refuses %s", async (_, words, message) => {
+    expect(await refusal("grpo", ...words)).toContain(message);
   });
 });

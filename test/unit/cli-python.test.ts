@@ -1,9 +1,26 @@
-import { chmodSync, existsSync, mkdirSync, mkdtempSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
+import {
+  chmodSync,
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readFileSync,
+  rmSync,
+  symlinkSync,
+  writeFileSync,
+} from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterEach, beforeEach, describe, expect, it } from "vitest";
 import { choosePython } from "../../src/cli/choose-python.js";
-import { findOnPath, findPython, interpreterOf, probePython, pythonCandidates } from "../../src/cli/python.js";
+import { packageRoot } from "../../src/cli/package.js";
+import {
+  findOnPath,
+  findPython,
+  interpreterOf,
+  pinnedPackages,
+  probePython,
+  pythonCandidates,
+} from "../../src/cli/python.js";
 import { splitWords } from "../../src/cli/run.js";
 import { setup, venvFolder } from "../../src/cli/setup.js";
 import { BatonError } from "../../src/errors.js";
@@ -27,6 +44,25 @@ describe("a Python", () => {
     const probe = await probePython(python, ["json", "no_such_package", "xml.no_such_part"]);
     expect(probe?.missing).toEqual(["no_such_package", "xml.no_such_part"]);
     expect(await probePython(join(folder, "none"), [])).toBeNull();
+  });
+
+  it("is asked for whatever is pinned, by the name that is installed", async () => {
+    const pinned = pinnedPackages(packageRoot);
+    expect(pinned).toEqual(expect.arrayContaining(["torch", "msgspec", "nvidia-ml-py", "peft", "math-verify"]));
+    const lines = readFileSync(join(packageRoot, "python/requirements.txt"), "utf8").split("\n");
+    const names = lines.filter((line) => line.includes("==")).map((line) => line.split("==")[0]);
+    expect(new Set(pinned)).toEqual(new Set([...names, "torch", "numpy", "msgspec"]));
+    // One that is installed as some-thing and imported as another name, and one that has no metadata.
+    const site = join(folder, "site");
+    mkdirSync(join(site, "some_thing-1.5.dist-info"), { recursive: true });
+    writeFileSync(
+      join(site, "some_thing-1.5.dist-info/METADATA"),
+      "Metadata-Version: 2.1\nName: some-thing\nVersion: 1.5\n",
+    );
+    writeFileSync(join(site, "plain_module.py"), "");
+    const own = program(join(folder, "bin/python"), `#!/bin/sh\nPYTHONPATH=${site} exec ${python} "$@"\n`);
+    const probe = await probePython(own, ["some-thing", "plain-module", "neither-of-them"]);
+    expect(probe).toMatchObject({ missing: ["neither-of-them"], versions: { "some-thing": "1.5" } });
   });
 
   it("is looked for in a fixed order, each one once", () => {
@@ -69,6 +105,8 @@ describe("a Python", () => {
       };
       await expect(findPython(["json"], environment, folder, folder)).rejects.toMatchObject(refused);
       const said: string[] = [];
+      mkdirSync(join(folder, "python"));
+      writeFileSync(join(folder, "python/requirements.txt"), "json\n");
       const options = {
         packageRoot: folder,
         folder,
