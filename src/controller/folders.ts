@@ -3,6 +3,7 @@ import { mkdirSync, rmSync, statSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
 import { BatonError } from "../errors.js";
+import { folderUnusable, makeFolder } from "../make-folder.js";
 import { checkSocketPath } from "../recipe/index.js";
 import { type Lock, LockHeld, takeLock } from "./lock.js";
 import { ownedName } from "./ownership.js";
@@ -29,7 +30,7 @@ export interface RunFolder {
 export function takeRunFolder(path: string): RunFolder {
   let lock: Lock;
   try {
-    mkdirSync(path, { recursive: true });
+    makeFolder(path);
     lock = takeLock(join(path, LOCK));
     // A run that is killed before it writes its own must not show the success, or the last words, of another.
     for (const name of RESULTS) rmSync(join(path, name), { recursive: true, force: true });
@@ -44,16 +45,7 @@ export function takeRunFolder(path: string): RunFolder {
         action: "Name another folder with --out, or end that run first.",
       });
     }
-    throw new BatonError(
-      {
-        code: "RUN_FOLDER_UNUSABLE",
-        message: `The folder ${path} cannot be used.`,
-        expected: "a folder that can be made and written",
-        found: (error as Error).message,
-        action: "Name another folder with --out.",
-      },
-      { cause: error },
-    );
+    throw folderUnusable(path, error);
   }
   return { path, file: (name) => join(path, name), release: () => lock.release() };
 }

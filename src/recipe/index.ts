@@ -12,4 +12,6 @@ export {
 export { checkEnvironment, checkExpandableSegments, checkVisibleDevices } from "./environment.js";
 export { loadRecipe, type Override, parseOverride, parseRecipe, type RecipeSource, recipeFrom } from "./load.js";
 export { phaseConfig } from "./phases.js";
+export { expectationOf, valueAt } from "./problems.js";
 export { type LogprobBounds, logprobBounds, type Recipe, type RecipeInput, recipeSchema } from "./schema.js";
+export { checkStart } from "./start.js";

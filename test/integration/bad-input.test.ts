@@ -129,6 +129,15 @@ describe("a run is refused", () => {
     });
   });
 
+  it("when its folder cannot be made", async () => {
+    await withFolder(async (folder) => {
+      const ended = await lightRun(folder, { words: ["--out", "/proc/x"] }).ended;
+      expect(codes(ended)).toEqual(["RUN_FOLDER_UNUSABLE"]);
+      for (const word of ["expected:", "found:", "action:"]) expect(ended.output).toContain(word);
+      expect(ended.code).toBe(1);
+    });
+  });
+
   it("with an unknown key, naming the nearest right one", async () => {
     await withFolder(async (folder) => {
       const ended = await lightRun(folder, { set: ["engine.engins=2"] }).ended;
