@@ -7,6 +7,7 @@ import { delimiter, dirname, join, sep } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { LockHeld, takeLock } from "../controller/lock.js";
 import { BatonError } from "../errors.js";
+import { SUPPORTED_PYTHON } from "../versions.js";
 import {
   DEMO_PACKAGES,
   findOnPath,
@@ -14,7 +15,6 @@ import {
   type PythonProbe,
   probePython,
   pythonCandidates,
-  SUPPORTED_PYTHON,
   unsupportedPython,
 } from "./python.js";
 

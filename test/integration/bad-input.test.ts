@@ -189,15 +189,15 @@ describe("a run is refused", () => {
 
   it("when Python is too new, at once", async () => {
     await withFolder(async (folder) => {
-      writeFileSync(join(folder, "sitecustomize.py"), 'import sys\nsys.version_info = (3, 13, 0, "final", 0)\n');
+      writeFileSync(join(folder, "sitecustomize.py"), 'import sys\nsys.version_info = (3, 14, 0, "final", 0)\n');
       const newer = join(folder, "python3");
       writeFileSync(newer, `#!/bin/sh\nPYTHONPATH=${folder} exec ${python} "$@"\n`, { mode: 0o755 });
       const words = ["run", "--model", join(fixtures, "light_model"), "--simulated", "64MiB"];
       const command = ["--set", "engine.maxModelLength=32", "--", newer, "x.py"];
       const ended = await new Baton(folder, [...words, ...command], { BATON_PYTHON: "" }).ended;
       expect(codes(ended)).toEqual(["PYTHON_UNSUPPORTED"]);
-      expect(ended.output).toContain("Python 3.10 to 3.12");
-      expect(ended.output).toContain(`${newer} is Python 3.13`);
+      expect(ended.output).toContain("Python 3.10 to 3.13");
+      expect(ended.output).toContain(`${newer} is Python 3.14`);
       expect(ended.code).toBe(1);
     });
   });
