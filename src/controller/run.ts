@@ -214,6 +214,9 @@ async function finish(end: EndCommand, running: Running): Promise<RunEnd> {
     pausedMs: heart.pausedMs(),
     stoppedDeadlineMs: running.stoppedDeadlineMs,
     children,
+    ranks: node.server.connections
+      .filter(({ client }) => client.role === "rank")
+      .map(({ pid }) => ({ ended: () => processInfo(pid)?.ending ?? true })),
   });
   heart.stop();
   const left = await stopEverything({
