@@ -1,6 +1,6 @@
 /** Whether a model fits: its training state and an engine on each GPU, its arenas in host memory. */
 import { checkGpuSize, checkHeads, type ModelConfig } from "../recipe/index.js";
-import { shortBytes } from "../report/progress.js";
+import { shortBytes } from "../report/figures.js";
 import type { Facts } from "./facts.js";
 import { type Finding, findingsOf } from "./finding.js";
 import { availableHostBytes } from "./host.js";
