@@ -8,9 +8,10 @@ import type { Failure } from "../protocol/messages.js";
 import type { Child } from "./children.js";
 import type { EndCommand } from "./node.js";
 import { stoppedFailure, type Watched } from "./patience.js";
+import { asTooSmall } from "./too-small.js";
 
 export interface Surroundings {
-  readonly nvml: Pick<Nvml, "memory" | "processes">;
+  readonly nvml: Pick<Nvml, "memory" | "processes" | "simulated">;
   /** Of this moment. */
   readonly ledger: Pick<Ledger, "whoHolds" | "measured">;
   /** Name of a process of the run; null for others. */
@@ -51,7 +52,8 @@ export async function explain(end: EndCommand, surroundings: Surroundings): Prom
   }
   if (end.gpus.length === 0) return failure;
   const holders = await Promise.all(end.gpus.map((gpu) => holdersOf(gpu, surroundings)));
-  return { ...failure, found: [failure.found, ...holders].filter((text) => text !== "").join("; ") };
+  const said = surroundings.nvml.simulated ? asTooSmall(failure) : failure;
+  return { ...said, found: [said.found, ...holders].filter((text) => text !== "").join("; ") };
 }
 
 /** Whether a guard says so, as soon as one does; those that end soon are waited for. */

@@ -177,7 +177,6 @@ function torchBuild({ packages: there, torchIsCudaBuild, torchCuda }: PythonFact
   return findings;
 }
 
-
 function parse(text: string): Version | null {
   const match = /^(\d+)\.(\d+)/.exec(text);
   return match === null ? null : [Number(match[1]), Number(match[2])];

@@ -18,7 +18,7 @@ export class Trouble extends Error {
 }
 
 /** Codes of failures that are about the memory of a GPU: who holds it belongs into the error. */
-const ABOUT_MEMORY: ReadonlySet<string> = new Set(["OUT_OF_MEMORY", "CUDA_OUT_OF_MEMORY"]);
+const ABOUT_MEMORY: ReadonlySet<string> = new Set(["OUT_OF_MEMORY", "CUDA_OUT_OF_MEMORY", "OUT_OF_ADDRESS_SPACE"]);
 
 /** GPUs whose holders belong into a failure that a client reported: its own, when it ran out of memory. */
 export function gpusOfFailure(config: PhaseConfig, client: Client | null, { code }: Failure): number[] {

@@ -8,6 +8,7 @@ export {
   MAX_SOCKET_PATH_BYTES,
   type ModelConfig,
   readModelConfig,
+  STANDIN_SIZE,
 } from "./checks.js";
 export { checkEnvironment, checkExpandableSegments, checkVisibleDevices } from "./environment.js";
 export { loadRecipe, type Override, parseOverride, parseRecipe, type RecipeSource, recipeFrom } from "./load.js";

@@ -66,8 +66,9 @@ describe("a run is refused", () => {
   });
 
   it("when a GPU is too small for the engine", async () => {
-    const ended = await refused("OUT_OF_MEMORY", { words: ["--simulated", "20MiB"], set: ["engine.cacheBytes=30MiB"] });
+    const ended = await refused("GPU_TOO_SMALL", { words: ["--simulated", "20MiB"], set: ["engine.cacheBytes=30MiB"] });
     expect(ended.output).toMatch(/GPU 0 has no room/);
+    expect(ended.output).toMatch(/expected: more than 20\.0 MiB each, with \d+ bytes free/);
     expect(ended.output).toMatch(/GPU 0: 20\.0 MiB of 20\.0 MiB in use; .*processes there: .*engine 0/);
   });
 
@@ -85,6 +86,18 @@ describe("a run is refused", () => {
     expect(ended.phases).not.toContain("generate");
   });
 
+  // The engine's cache, a table of its worker, and the moments of the optimizer do not fit.
+  it.each(["1MiB", "4MiB", "6MiB", "8MiB"])("when stand-in GPUs have %s, with what to do", async (size) => {
+    await withFolder(async (folder) => {
+      const words = ["--ranks", "1", "--engines", "1", "--tp", "1", "--steps", "1", "--gpu-memory", size];
+      const ended = await new Baton(folder, ["demo", ...words, "--out", join(folder, "out")], { BATON_PYTHON: python })
+        .ended;
+      expect(codes(ended), ended.output).toEqual([size === "1MiB" ? "SIMULATED_GPU_INVALID" : "GPU_TOO_SMALL"]);
+      expect(ended.output).toMatch(/action: .*gpus\.simulated\.memoryBytes.*--gpu-memory/);
+      expect(ended.code).toBe(1);
+    });
+  });
+
   it("when a worker finds no room for its tables, with who holds what", async () => {
     const environment = { BATON_STANDIN_FAULTS: "cuMemAlloc:after=1:result=2:role=engine" };
     const ended = await refused("CUDA_OUT_OF_MEMORY", { environment });
@@ -99,7 +112,7 @@ describe("a run is refused", () => {
 
   it("when a GPU is too small for what a script puts there before it has joined", async () => {
     const launcher = [python, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"];
-    const ended = await refused("OUT_OF_MEMORY", { command: [...launcher, join(fixtures, "greedy_rank.py")] });
+    const ended = await refused("GPU_TOO_SMALL", { command: [...launcher, join(fixtures, "greedy_rank.py")] });
     expect(ended.output).toMatch(/GPU [01] has no room/);
   });
 
