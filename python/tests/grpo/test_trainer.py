@@ -31,7 +31,7 @@ def job(model: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Found]:
     out.mkdir()
     standin = Standin(folder)
     paths = f"{standin.environment()['PYTHONPATH']}:{GRPO}"
-    more = {"JOB_OUT": str(out), "PYTHONPATH": paths, "BATON_STANDIN_GRANULARITY": "4096"}
+    more: dict[str, Any] = {"JOB_OUT": str(out), "PYTHONPATH": paths, "BATON_STANDIN_GRANULARITY": "4096"}
     done = standin.torchrun(RANKS, JOBS / "train_cases.py", str(model), **more)
     assert done.returncode == 0, f"{done.stdout[-3000:]}\n{done.stderr[-6000:]}"
     return [torch.load(out / f"rank{rank}.pt", weights_only=False) for rank in range(RANKS)]

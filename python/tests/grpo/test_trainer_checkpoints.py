@@ -34,7 +34,7 @@ def run_job(folder: Path, which: str) -> list[Found]:
     require_build()
     standin = Standin(folder)
     paths = f"{standin.environment()['PYTHONPATH']}:{JOB.parent.parent}"
-    more = {"JOB_OUT": str(folder), "PYTHONPATH": paths, "BATON_STANDIN_GRANULARITY": "65536"}
+    more: dict[str, Any] = {"JOB_OUT": str(folder), "PYTHONPATH": paths, "BATON_STANDIN_GRANULARITY": "65536"}
     done = standin.torchrun(RANKS, JOB, which, str(folder), **more)
     assert done.returncode == 0, f"{done.stdout[-3000:]}\n{done.stderr[-6000:]}"
     return [torch.load(folder / f"{which}-rank{rank}.pt", weights_only=False) for rank in range(RANKS)]

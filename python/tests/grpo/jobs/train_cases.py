@@ -190,14 +190,17 @@ def rows_dropped() -> AbstractContextManager[None]:
 def of_another_rank(number: int, policy: Policy) -> GeneratedBatch:
     """This rank's prompts and advantages, with the other's completions."""
     mine, other = (as_batch(samples_of(number), rank, int(policy.engine.global_steps)) for rank in (RANK, 1 - RANK))
-    return GeneratedBatch(mine.prompts, other.completions, mine.advantages, other.trained, mine.weight_epoch)
+    return GeneratedBatch(prompts_of(mine), other.completions, mine.advantages, other.trained, mine.weight_epoch)
+
+
+def prompts_of(batch: GeneratedBatch) -> list[list[int]]:
+    return [prompt.tolist() for prompt in batch.prompts]
 
 
 def one_missing(number: int, policy: Policy) -> GeneratedBatch:
-    whole = generated(number, policy)
-    last = SHARE - 1
+    full, last = generated(number, policy), SHARE - 1
     return GeneratedBatch(
-        whole.prompts, whole.completions[:last], whole.advantages[:last], whole.trained[:last], whole.weight_epoch
+        prompts_of(full), full.completions[:last], full.advantages[:last], full.trained[:last], full.weight_epoch
     )
 
 
