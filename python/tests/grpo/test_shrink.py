@@ -14,7 +14,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, LlamaC
 
 from baton.engines import model_config
 from baton.engines.small.shard import Shard
-from baton.training.grpo.shrink import END, PAD, small_config, shrink
+from baton.training.grpo.shrink import END, PAD, shrink, small_config
 
 SHAPES = Path(__file__).parents[3] / "examples/shapes"
 NAMES = sorted(path.name for path in SHAPES.iterdir())
