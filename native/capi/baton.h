@@ -112,6 +112,19 @@ BATON_API baton_status baton_pool_set_arena(baton_pool* pool, int fd, uint64_t o
 BATON_API baton_status baton_pool_open_arena(baton_pool* pool, int fd, uint64_t offset, uint64_t capacity);
 BATON_API baton_status baton_pool_grow_arena(baton_pool* pool, uint64_t bytes);
 
+// Frozen contents that are alike in several processes are saved once for all of them, in a memfd that each opens:
+// `bytes` of it, mapped, brought in and registered. One process writes a piece; then each, the writer too, adopts it:
+// the range has the file's bytes afterwards (padding included), and a pause takes it for saved as long as it stays
+// declared frozen. Whether contents are alike is the caller's to find out before.
+typedef struct {
+  uint64_t address;
+  uint64_t bytes;
+  uint64_t offset;  // in the file
+} baton_shared_piece;
+BATON_API baton_status baton_pool_open_shared(baton_pool* pool, int fd, uint64_t bytes);
+BATON_API baton_status baton_pool_write_shared(baton_pool* pool, const baton_shared_piece* pieces, uint64_t count);
+BATON_API baton_status baton_pool_adopt_shared(baton_pool* pool, const baton_shared_piece* pieces, uint64_t count);
+
 typedef struct {
   uint64_t released_bytes;  // physical memory given back
   uint64_t saved_bytes;     // copied to the arena now

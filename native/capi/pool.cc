@@ -27,6 +27,14 @@ RangeSet ranges_of(const baton_range* ranges, uint64_t count) {
   return RangeSet(std::move(result));
 }
 
+std::vector<baton::pool::SharedPiece> pieces_of(const baton_shared_piece* pieces, uint64_t count) {
+  std::vector<baton::pool::SharedPiece> result;
+  result.reserve(count);
+  for (uint64_t i = 0; i < count; ++i)
+    result.push_back({{pieces[i].address, pieces[i].address + pieces[i].bytes}, pieces[i].offset});
+  return result;
+}
+
 // A count of ranges and no ranges is a mistake; no ranges at all is not.
 Status check_ranges(const baton_range* ranges, uint64_t count) {
   return count == 0 ? Status{} : required({ranges});
@@ -173,6 +181,29 @@ baton_status baton_pool_grow_arena(baton_pool* pool, uint64_t bytes) {
   return guarded([&]() -> Status {
     BATON_TRY(required({pool}));
     return pool->pool->grow_arena(bytes);
+  });
+}
+
+baton_status baton_pool_open_shared(baton_pool* pool, int fd, uint64_t bytes) {
+  return guarded([&]() -> Status {
+    BATON_TRY(required({pool}));
+    return pool->pool->open_shared(fd, bytes);
+  });
+}
+
+baton_status baton_pool_write_shared(baton_pool* pool, const baton_shared_piece* pieces, uint64_t count) {
+  return guarded([&]() -> Status {
+    BATON_TRY(required({pool}));
+    if (count > 0) BATON_TRY(required({pieces}));
+    return pool->pool->write_shared(pieces_of(pieces, count));
+  });
+}
+
+baton_status baton_pool_adopt_shared(baton_pool* pool, const baton_shared_piece* pieces, uint64_t count) {
+  return guarded([&]() -> Status {
+    BATON_TRY(required({pool}));
+    if (count > 0) BATON_TRY(required({pieces}));
+    return pool->pool->adopt_shared(pieces_of(pieces, count));
   });
 }
 

@@ -14,7 +14,7 @@ Error call_failed(const DriverLibrary& library, const char* function, int32_t re
   const bool out_of_memory = result == kOutOfMemory;
   const bool after_fork = result == kNotInitialized;
   std::string action = "Look the result up in the CUDA driver API's reference; the kernel log may say more (Xid).";
-  if (out_of_memory) action = "Free memory on this GPU; `nvidia-smi` or Baton's ledger shows who holds it.";
+  if (out_of_memory) action = "Free memory on this GPU, or use a larger one; Baton's ledger says who holds it.";
   if (after_fork) action = "Use CUDA in the process that initialised it: a forked child cannot.";
   return Error{.code = out_of_memory ? "CUDA_OUT_OF_MEMORY" : "CUDA_CALL_FAILED",
                .message = std::string(function) + " failed with " + result_name(result) + ".",

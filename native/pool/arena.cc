@@ -188,6 +188,17 @@ std::optional<std::vector<Extent>> Arena::take(uint64_t bytes) {
   return extents;
 }
 
+std::vector<Extent> Arena::extents_of(uint64_t offset, uint64_t bytes) const {
+  const std::lock_guard lock(mutex_);
+  std::vector<Extent> extents;
+  for (uint64_t begin = offset; begin < offset + bytes;) {
+    const uint64_t end = std::min(offset + bytes, *std::upper_bound(piece_ends_.begin(), piece_ends_.end(), begin));
+    extents.push_back({begin, end - begin});
+    begin = end;
+  }
+  return extents;
+}
+
 void Arena::give_back(const std::vector<Extent>& extents) {
   const std::lock_guard lock(mutex_);
   for (const Extent& extent : extents)

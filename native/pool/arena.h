@@ -53,6 +53,8 @@ class Arena {
   // Space for `bytes`, in as many extents as it takes; the lowest free ones. nullopt: not enough.
   std::optional<std::vector<Extent>> take(uint64_t bytes);
   void give_back(const std::vector<Extent>& extents);
+  // The bytes at `offset`, in pieces that a copy does not run out of. They must have been brought in.
+  std::vector<Extent> extents_of(uint64_t offset, uint64_t bytes) const;
 
  private:
   Arena(const Gpu& gpu, int fd, uint64_t offset, std::byte* memory, uint64_t capacity_bytes)
@@ -73,18 +75,24 @@ class Arena {
   FreeRanges free_;
 };
 
-// What was copied of one range. Gives its space back when the last holder lets go.
+// What was copied of one range. Gives its space back when the last holder lets go, unless it is another's.
 class SavedRange {
  public:
-  SavedRange(std::shared_ptr<Arena> arena, Range where, std::vector<Extent> extents)
-      : arena_(std::move(arena)), where_(where), extents_(std::move(extents)) {}
-  ~SavedRange() { arena_->give_back(extents_); }
+  enum class Space : uint8_t { kOwn, kBorrowed };
+
+  SavedRange(std::shared_ptr<Arena> arena, Range where, std::vector<Extent> extents, Space space = Space::kOwn)
+      : arena_(std::move(arena)), where_(where), extents_(std::move(extents)), space_(space) {}
+  ~SavedRange() {
+    if (space_ == Space::kOwn) arena_->give_back(extents_);
+  }
   SavedRange(const SavedRange&) = delete;
   SavedRange& operator=(const SavedRange&) = delete;
 
   Range where() const { return where_; }
   const std::vector<Extent>& extents() const { return extents_; }
   const Arena& arena() const { return *arena_; }
+  // Whether the bytes are there without being copied by this pool.
+  bool borrowed() const { return space_ == Space::kBorrowed; }
 
   // Of the device memory when it was saved; set for frozen ranges only.
   std::optional<uint64_t> checksum;
@@ -93,6 +101,7 @@ class SavedRange {
   std::shared_ptr<Arena> arena_;
   Range where_;
   std::vector<Extent> extents_;
+  Space space_;
 };
 
 }  // namespace baton::pool

@@ -52,7 +52,7 @@ std::vector<Pool::Release> Pool::plan_pause(const PauseRequest& request) const {
     release.division = declarations_.divide(release.contents.live);
     release.save_bytes = release.division.saved.bytes();
     for (const Range& range : release.division.frozen.ranges()) {
-      if (!frozen_copies_.find(range)) release.save_bytes += range.bytes();
+      if (!frozen_copies_.find(range) && !shared_copies_.find(range)) release.save_bytes += range.bytes();
     }
     release.bring_back_bytes = release.division.saved.bytes() + release.division.frozen.bytes();
     candidates.push_back(std::move(release));
@@ -75,7 +75,7 @@ Status Pool::reserve_arena(std::vector<Release>& releases) {
     for (const Range& range : release.division.saved.ranges())
       wanted_bytes += Arena::space_of(range.bytes());
     for (const Range& range : release.division.frozen.ranges()) {
-      if (!frozen_copies_.find(range)) wanted_bytes += Arena::space_of(range.bytes());
+      if (!frozen_copies_.find(range) && !shared_copies_.find(range)) wanted_bytes += Arena::space_of(range.bytes());
     }
   }
   if (arena_) BATON_TRY(arena_->make_room(wanted_bytes));
@@ -95,6 +95,11 @@ Status Pool::reserve_arena(std::vector<Release>& releases) {
     for (const Range& range : release.division.frozen.ranges()) {
       if (auto clean = frozen_copies_.find(range)) {
         release.contents.saved.push_back(std::move(clean));
+        continue;
+      }
+      if (auto shared = shared_copies_.find(range)) {
+        shared->checksum = 0;  // computed now, as if it were saved now
+        release.contents.saved.push_back(std::move(shared));
         continue;
       }
       fits = fits && reserve(release, range, true);
@@ -129,6 +134,11 @@ Status Pool::save(std::vector<Release>& releases, PauseReport& report) {
     for (const auto& saved : release.contents.saved) {
       if (saved->checksum && frozen_copies_.find(saved->where()) == saved) {
         report.clean_bytes += saved->where().bytes();
+        continue;
+      }
+      if (saved->borrowed()) {
+        report.clean_bytes += saved->where().bytes();
+        frozen.push_back(saved.get());
         continue;
       }
       uint64_t source = saved->where().begin;
@@ -175,6 +185,7 @@ Result<PauseReport> Pool::discard() {
   for (auto& [index, segment] : segments_)
     segment.contents.saved.clear();
   frozen_copies_.clear();
+  shared_copies_.clear();
 
   PauseReport report;
   report.released_bytes = releases.size() * segment_bytes();

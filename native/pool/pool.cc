@@ -169,6 +169,7 @@ Status Pool::free(uint64_t address) {
   }
   declarations_.forget(*range);
   frozen_copies_.forget(*range);
+  shared_copies_.forget(*range);
   return {};
 }
 
@@ -204,7 +205,10 @@ void Pool::become_absent(uint64_t index) {
 
 void Pool::declare(Worth worth, RangeSet ranges) {
   const std::lock_guard lock(state_mutex_);
-  if (worth == Worth::kFrozen) frozen_copies_.keep_only(ranges);
+  if (worth == Worth::kFrozen) {
+    frozen_copies_.keep_only(ranges);
+    shared_copies_.keep_only(ranges);
+  }
   declarations_.set(worth, std::move(ranges));
 }
 

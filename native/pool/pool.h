@@ -21,6 +21,7 @@
 #include "native/pool/blocks.h"
 #include "native/pool/contents.h"
 #include "native/pool/segment_memory.h"
+#include "native/pool/shared_copies.h"
 
 namespace baton::pool {
 
@@ -98,6 +99,11 @@ class Pool {
   Status open_arena(int fd, uint64_t offset, uint64_t capacity_bytes);
   // Goes on beside everything else. Errors: NO_ARENA, ARENA_UNUSABLE.
   Status grow_arena(uint64_t bytes);
+  // share.cc: frozen contents that are alike in several processes, in a file that all of them map. One writes, all
+  // adopt: what is adopted has the file's bytes afterwards, and a pause finds it saved already.
+  Status open_shared(int fd, uint64_t bytes);
+  Status write_shared(const std::vector<SharedPiece>& pieces);
+  Status adopt_shared(const std::vector<SharedPiece>& pieces);
 
   // Errors: NO_ARENA, ARENA_TOO_SMALL, FROZEN_CHANGED, ROLLBACK_INCOMPLETE, driver errors.
   Result<PauseReport> pause(const PauseRequest& request);
@@ -161,6 +167,10 @@ class Pool {
   Status save(std::vector<Release>& releases, PauseReport& report);
   Status check_clean_copies(const std::vector<Release>& releases);
 
+  // share.cc
+  Status copy_shared(const std::vector<SharedPiece>& pieces, bool to_file);
+  Status check_shared(const SharedPiece& piece) const;
+
   // frozen.cc
   bool verification_due() const { return verify_first_ == UINT64_MAX || resumes_ < verify_first_; }
   Result<std::vector<uint64_t>> checksums(const std::vector<Range>& ranges) const;
@@ -196,6 +206,8 @@ class Pool {
   Declarations declarations_;
   FrozenCopies frozen_copies_;
   std::shared_ptr<Arena> arena_;
+  SharedCopies shared_copies_;
+  std::shared_ptr<Arena> shared_arena_;
   uint64_t resumes_ = 0;
   uint64_t verify_first_ = 2;
 

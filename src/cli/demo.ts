@@ -2,7 +2,7 @@
 import { join, resolve } from "node:path";
 import { type Command, InvalidArgumentError, Option } from "commander";
 import { pythonPath } from "../native.js";
-import { parseOverride, recipeFrom } from "../recipe/index.js";
+import { checkStart, parseOverride, recipeFrom } from "../recipe/index.js";
 import type { RecipeInput } from "../recipe/schema.js";
 import { execute } from "./execute.js";
 import { hasNvidiaDriver } from "./gpus.js";
@@ -68,13 +68,6 @@ export function addDemo(program: Command): void {
 
 async function demo(options: DemoOptions): Promise<number> {
   const real = await hasNvidiaDriver();
-  const python = await setup({
-    packageRoot,
-    folder: process.cwd(),
-    environment: process.env,
-    hasGpu: real,
-    say: (line) => process.stderr.write(`${line}\n`),
-  });
   const model = join(pythonPath(), "baton/examples/tiny_model");
   const input: RecipeInput = {
     engine: {
@@ -96,6 +89,14 @@ async function demo(options: DemoOptions): Promise<number> {
     out: options.out,
   };
   const recipe = recipeFrom(input, process.cwd(), options.set.map(parseOverride));
+  checkStart(recipe, process.env);
+  const python = await setup({
+    packageRoot,
+    folder: process.cwd(),
+    environment: process.env,
+    hasGpu: real,
+    say: (line) => process.stderr.write(`${line}\n`),
+  });
   const { exitCode } = await execute({
     recipe,
     command: await demoCommand(python.path, options, model),

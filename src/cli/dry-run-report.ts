@@ -1,7 +1,7 @@
 /** What a dry run says at its end: what was run, what was made smaller, what that proves and what not. */
 import { relative } from "node:path";
 import type { Recipe } from "../recipe/index.js";
-import { shortBytes } from "../report/progress.js";
+import { shortBytes } from "../report/figures.js";
 import type { Summary } from "../report/summary.js";
 
 /** What, from, to. */

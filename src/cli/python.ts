@@ -4,13 +4,10 @@ import { accessSync, constants, readFileSync, realpathSync, statSync } from "nod
 import { delimiter, isAbsolute, join } from "node:path";
 import { promisify } from "node:util";
 import { BatonError } from "../errors.js";
+import { isSupportedPython, pythonPrograms, SUPPORTED_PYTHON } from "../versions.js";
 
 const run = promisify(execFile);
 const PROBE_MS = 60_000;
-/** First and last minor version of Python 3 that the pinned packages exist for. */
-const LOWEST_MINOR = 10;
-const HIGHEST_MINOR = 12;
-export const SUPPORTED_PYTHON = `Python 3.${LOWEST_MINOR} to 3.${HIGHEST_MINOR}`;
 
 /** What a Python interpreter is and which packages it lacks. */
 export interface PythonProbe {
@@ -90,7 +87,7 @@ export function pythonCandidates(environment: NodeJS.ProcessEnv, packageRoot: st
     findOnPath("python3", environment),
     findOnPath("python", environment),
     // Where `python3` is too new or too old, as many systems have others beside it.
-    ...minors().map((minor) => findOnPath(`python3.${minor}`, environment)),
+    ...pythonPrograms().map((program) => findOnPath(program, environment)),
   ];
   return [...new Set(candidates.filter((path): path is string => path !== null && isProgram(path)))];
 }
@@ -117,13 +114,8 @@ export async function findPython(
   throw noPython(probes, packages);
 }
 
-export function isSupported({ version: [major, minor] }: Pick<PythonProbe, "version">): boolean {
-  return major === 3 && minor >= LOWEST_MINOR && minor <= HIGHEST_MINOR;
-}
-
-/** Newest first. */
-function minors(): number[] {
-  return Array.from({ length: HIGHEST_MINOR - LOWEST_MINOR + 1 }, (_, back) => HIGHEST_MINOR - back);
+export function isSupported({ version }: Pick<PythonProbe, "version">): boolean {
+  return isSupportedPython(version);
 }
 
 /** An error for interpreters that run, none of them of a version that can be used. */
@@ -134,9 +126,7 @@ export function unsupportedPython(probes: readonly Pick<PythonProbe, "path" | "v
     message: `${found}: Baton does not run with it.`,
     expected: SUPPORTED_PYTHON,
     found,
-    action: `Install one of ${minors()
-      .map((minor) => `python3.${minor}`)
-      .join(", ")}, or name one in BATON_PYTHON; then run \`baton setup\`.`,
+    action: `Install one of ${pythonPrograms().join(", ")}, or name one in BATON_PYTHON; then run \`baton setup\`.`,
   });
 }
 

@@ -2,16 +2,7 @@
 import { resolve } from "node:path";
 import { type Command, InvalidArgumentError } from "commander";
 import { BatonError } from "../errors.js";
-import {
-  checkRecipeAndModel,
-  loadRecipe,
-  type Override,
-  parseOverride,
-  type Recipe,
-  type RecipeInput,
-  readModelConfig,
-  recipeFrom,
-} from "../recipe/index.js";
+import { checkStart, loadRecipe, type Override, parseOverride, type RecipeInput, recipeFrom } from "../recipe/index.js";
 import { choosePython } from "./choose-python.js";
 import { execute } from "./execute.js";
 import { machineGpus } from "./gpus.js";
@@ -79,14 +70,13 @@ async function run({ recipePath, command }: Words, options: RunOptions): Promise
       "the recipe's section grpo is for `baton grpo`: the command of `baton run` is not told of it\n",
     );
   }
-  const chosen = isRefused(recipe)
-    ? { command, python: "python3" }
-    : await choosePython(command, {
-        environment: process.env,
-        packageRoot,
-        folder: process.cwd(),
-        say: (line) => process.stderr.write(`${line}\n`),
-      });
+  checkStart(recipe, process.env);
+  const chosen = await choosePython(command, {
+    environment: process.env,
+    packageRoot,
+    folder: process.cwd(),
+    say: (line) => process.stderr.write(`${line}\n`),
+  });
   const { exitCode } = await execute({
     ...chosen,
     recipe,
@@ -114,13 +104,4 @@ export function splitWords(words: readonly string[], argv: readonly string[]): W
     });
   }
   return { recipePath: before[0] ?? null, command };
-}
-
-/** Whether the run will be refused by its recipe, whatever Python there is; the run itself says so, and how. */
-function isRefused(recipe: Recipe): boolean {
-  try {
-    return checkRecipeAndModel(recipe, readModelConfig(recipe.engine.model)) !== null;
-  } catch {
-    return true;
-  }
 }

@@ -7,6 +7,7 @@ import { delimiter, dirname, join, sep } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { LockHeld, takeLock } from "../controller/lock.js";
 import { BatonError } from "../errors.js";
+import { SUPPORTED_PYTHON } from "../versions.js";
 import {
   findOnPath,
   isSupported,
@@ -15,7 +16,6 @@ import {
   probePython,
   pythonCandidates,
   requirementsPath,
-  SUPPORTED_PYTHON,
   unsupportedPython,
 } from "./python.js";
 

@@ -1,8 +1,8 @@
 /** Starts the GRPO trainer on the ranks of a recipe, after everything that can be refused has been looked at. */
 
 import { checkRunFolder } from "../controller/folders.js";
-import { checkStart, type RunOutcome } from "../controller/run.js";
-import type { GrpoSection, Recipe } from "../recipe/index.js";
+import type { RunOutcome } from "../controller/run.js";
+import { checkStart, type GrpoSection, type Recipe } from "../recipe/index.js";
 import { execute } from "./execute.js";
 import { freePort } from "./port.js";
 import { preflight } from "./preflight.js";

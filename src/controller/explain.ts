@@ -3,14 +3,15 @@ import { setTimeout as sleep } from "node:timers/promises";
 import type { Ledger } from "../memory/index.js";
 import { type Nvml, processInfo } from "../native.js";
 import type { ProcessExit } from "../phases/events.js";
-import { launcherFailed } from "../phases/failures.js";
+import { describeExit, launcherEndedRanks, launcherFailed } from "../phases/failures.js";
 import type { Failure } from "../protocol/messages.js";
 import type { Child } from "./children.js";
 import type { EndCommand } from "./node.js";
 import { stoppedFailure, type Watched } from "./patience.js";
+import { asTooSmall } from "./too-small.js";
 
 export interface Surroundings {
-  readonly nvml: Pick<Nvml, "memory" | "processes">;
+  readonly nvml: Pick<Nvml, "memory" | "processes" | "simulated">;
   /** Of this moment. */
   readonly ledger: Pick<Ledger, "whoHolds" | "measured">;
   /** Name of a process of the run; null for others. */
@@ -21,11 +22,20 @@ export interface Surroundings {
   readonly pausedMs: number;
   readonly stoppedDeadlineMs: number;
   readonly children: readonly Pick<Child, "name" | "commandEnded" | "ended">[];
+  /** Those that have joined: whether each is dead, or as good as. */
+  readonly ranks: readonly { readonly ended: () => boolean }[];
 }
 
 /** As in native/guard: the exit code of a guard that ended its command because the controller was stopped. */
 const GUARD_SAW_A_STOP = 124;
 const GUARDS_MS = 500;
+/** A launcher that is told to end signals its ranks within a moment; for one that died it looks every 100 ms. */
+const AT_ONCE_MS = { poll: 2, most: 10 };
+/** How a rank ends by its launcher's hand: one that waits for it leaves nothing to read. */
+const BY_LAUNCHER: readonly string[] = [
+  describeExit({ code: null, signal: "SIGTERM" }),
+  describeExit({ code: null, signal: null }),
+];
 
 /** The failure that the user reads; null when the run ended in order. */
 export async function explain(end: EndCommand, surroundings: Surroundings): Promise<Failure | null> {
@@ -36,12 +46,14 @@ export async function explain(end: EndCommand, surroundings: Surroundings): Prom
   }
   const launcher = await killedLauncher(failure, surroundings.children);
   if (launcher !== null) return launcherFailed(launcher);
+  if (await endedTogether(failure, surroundings.ranks)) return launcherEndedRanks(surroundings.ranks.length);
   if (surroundings.stopped.length > 0 && failure.code === "DEADLINE") {
     return stoppedFailure(surroundings.stopped, `${failure.expected}; but ${failure.message}`);
   }
   if (end.gpus.length === 0) return failure;
   const holders = await Promise.all(end.gpus.map((gpu) => holdersOf(gpu, surroundings)));
-  return { ...failure, found: [failure.found, ...holders].filter((text) => text !== "").join("; ") };
+  const said = surroundings.nvml.simulated ? asTooSmall(failure) : failure;
+  return { ...said, found: [said.found, ...holders].filter((text) => text !== "").join("; ") };
 }
 
 /** Whether a guard says so, as soon as one does; those that end soon are waited for. */
@@ -63,6 +75,21 @@ async function killedLauncher(failure: Failure, children: Surroundings["children
   if (launcher === undefined || !/^rank \d/.test(failure.message) || !launcher.commandEnded()) return null;
   const exit = await Promise.race([launcher.ended, sleep(GUARDS_MS, null)]);
   return exit !== null && exit.signal !== null ? exit : null;
+}
+
+/**
+ * Whether a rank's death is one of all ranks at once. So launchers answer SIGTERM: torchrun and accelerate end their
+ * ranks first, and themselves a second later, with the code that they have for every failure. One rank alone cannot be
+ * told from one that was signalled itself.
+ */
+async function endedTogether({ code, found }: Failure, ranks: Surroundings["ranks"]): Promise<boolean> {
+  if (code !== "RANK_DIED" || ranks.length < 2 || !BY_LAUNCHER.some((text) => found.startsWith(text))) return false;
+  const end = performance.now() + AT_ONCE_MS.most;
+  for (;;) {
+    if (ranks.every(({ ended }) => ended())) return true;
+    if (performance.now() >= end) return false;
+    await sleep(AT_ONCE_MS.poll);
+  }
 }
 
 function controllerStopped({ pausedMs, stoppedDeadlineMs }: Surroundings): Failure {

@@ -3,6 +3,7 @@ import { mkdirSync, rmSync, statSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
 import { BatonError } from "../errors.js";
+import { folderUnusable, makeFolder } from "../make-folder.js";
 import { checkSocketPath } from "../recipe/index.js";
 import { type Lock, LockHeld, lockHolder, takeLock } from "./lock.js";
 import { ownedName } from "./ownership.js";
@@ -29,23 +30,14 @@ export interface RunFolder {
 export function takeRunFolder(path: string): RunFolder {
   let lock: Lock;
   try {
-    mkdirSync(path, { recursive: true });
+    makeFolder(path);
     lock = takeLock(join(path, LOCK));
     // A run that is killed before it writes its own must not show the success, or the last words, of another.
     for (const name of RESULTS) rmSync(join(path, name), { recursive: true, force: true });
     mkdirSync(join(path, "logs"));
   } catch (error) {
     if (error instanceof LockHeld) throw inUse(path, error.pid);
-    throw new BatonError(
-      {
-        code: "RUN_FOLDER_UNUSABLE",
-        message: `The folder ${path} cannot be used.`,
-        expected: "a folder that can be made and written",
-        found: (error as Error).message,
-        action: "Name another folder with --out.",
-      },
-      { cause: error },
-    );
+    throw folderUnusable(path, error);
   }
   return { path, file: (name) => join(path, name), release: () => lock.release() };
 }

@@ -12,7 +12,7 @@ import type { WeightTraffic } from "./weights.js";
 
 export interface InboxOptions {
   readonly config: PhaseConfig;
-  readonly nvml: Pick<Nvml, "memory">;
+  readonly nvml: Pick<Nvml, "memory" | "simulated">;
   readonly recorder: Recorder;
   readonly note: (process: string, code: string, message: string) => void;
   readonly weights: WeightTraffic;

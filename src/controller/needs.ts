@@ -12,7 +12,7 @@ export function checkGpus(
   config: PhaseConfig,
   ranks: readonly { readonly rank: number; readonly manifest: Manifest }[],
   engines: ReadonlyMap<number, { readonly weightBytes: number; readonly cacheBytes: number }>,
-  nvml: Pick<Nvml, "memory">,
+  nvml: Pick<Nvml, "memory" | "simulated">,
 ): { readonly gpu: number; readonly failure: Failure } | null {
   for (const { rank, manifest } of ranks) {
     const engine = engineOnGpu(config, rank);
@@ -20,6 +20,8 @@ export function checkGpus(
     const failure = checkGpuSize({
       gpu: rank,
       totalBytes: nvml.memory(rank).totalBytes,
+      segmentBytes: manifest.segmentBytes,
+      simulated: nvml.simulated,
       weightBytes: bytes?.weightBytes ?? 0,
       cacheBytes: bytes?.cacheBytes ?? 0,
       stateBytes: manifest.stateBytes,

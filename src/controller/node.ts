@@ -41,7 +41,7 @@ export interface NodeOptions {
   readonly facts: RunFacts;
   readonly socketPath: string;
   readonly token: string;
-  readonly nvml: Pick<Nvml, "memory">;
+  readonly nvml: Pick<Nvml, "memory" | "simulated">;
   readonly recorder: Recorder;
   /** Called for things worth knowing that are no failure. */
   readonly note: (process: string, code: string, message: string) => void;

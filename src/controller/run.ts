@@ -1,10 +1,10 @@
 /** A whole run on one node: from nothing to nothing left, with its reports. */
 import { randomBytes } from "node:crypto";
-import { BatonError, toBatonError } from "../errors.js";
+import { toBatonError } from "../errors.js";
 import { becomeSubreaper, monotonicNs, type Nvml, processInfo } from "../native.js";
 import type { EndReason, PhaseConfig } from "../phases/index.js";
 import type { Failure } from "../protocol/messages.js";
-import { checkEnvironment, checkRecipeAndModel, phaseConfig, type Recipe, readModelConfig } from "../recipe/index.js";
+import { phaseConfig, type Recipe } from "../recipe/index.js";
 import { EventLog, type StartedEvent } from "../report/events.js";
 import { ledgerOf } from "../report/ledger.js";
 import type { Progress } from "../report/progress.js";
@@ -27,7 +27,7 @@ import { leftDeviceBytes, stopEverything } from "./stop.js";
 export interface RunPlan {
   /** Of Baton. */
   readonly version: string;
-  /** `engine.model` absolute. */
+  /** `engine.model` absolute; has passed `checkStart`. */
   readonly recipe: Recipe;
   /** The command that starts the ranks. */
   readonly command: readonly string[];
@@ -57,13 +57,12 @@ const nowMs = (): number => Number(monotonicNs()) / 1e6;
 /**
  * Runs a recipe to its end. Whatever happens after DIR is taken ends in a summary with an exit.
  *
- * @throws BatonError when the start is refused (by the recipe, the model, the machine, or a DIR that is in use): then
- * nothing in DIR was touched
+ * @throws BatonError when the start is refused (by the machine, or a DIR that is in use): then nothing in DIR was touched
  */
 export async function runNode(plan: RunPlan): Promise<RunOutcome> {
   const undo: (() => void)[] = [];
   try {
-    // First, so that a mistake in the recipe does not cost the results of the run before.
+    // First, so that a start that is refused does not cost the results of the run before.
     const ready = await prepare(plan, undo);
     const folder = takeRunFolder(plan.out);
     undo.push(() => folder.release());
@@ -83,29 +82,14 @@ interface Ready extends Gpus {
   readonly socket: SocketFolder;
 }
 
-/**
- * What recipe, model and environment alone can be refused for; nothing is made.
- *
- * @throws BatonError
- */
-export function checkStart(recipe: Recipe, environment: NodeJS.ProcessEnv): void {
-  const wrong = checkRecipeAndModel(recipe, readModelConfig(recipe.engine.model));
-  if (wrong !== null) throw new BatonError(wrong);
-  // Stand-in GPUs hide the real ones from every process, so these settings do nothing there.
-  const unusable = recipe.gpus.simulated === null ? checkEnvironment(environment) : null;
-  if (unusable !== null) throw new BatonError(unusable);
-}
-
 async function prepare(plan: RunPlan, undo: (() => void)[]): Promise<Ready> {
-  const { recipe } = plan;
-  checkStart(recipe, plan.environment);
   const name = randomBytes(6).toString("hex");
   // What runs before this one left whose controllers and guards were killed.
   sweep([socketParent(plan.environment), sharedMemoryFolder()]);
   const socket = makeSocketFolder(name, plan.environment);
   undo.push(() => socket.remove());
   undo.push(() => removeSharedMemory(socket.path));
-  return { name, socket, ...(await openGpus(recipe, plan.environment, name, undo)) };
+  return { name, socket, ...(await openGpus(plan.recipe, plan.environment, name, undo)) };
 }
 
 interface RunEnd {
@@ -230,6 +214,9 @@ async function finish(end: EndCommand, running: Running): Promise<RunEnd> {
     pausedMs: heart.pausedMs(),
     stoppedDeadlineMs: running.stoppedDeadlineMs,
     children,
+    ranks: node.server.connections
+      .filter(({ client }) => client.role === "rank")
+      .map(({ pid }) => ({ ended: () => processInfo(pid)?.ending ?? true })),
   });
   heart.stop();
   const left = await stopEverything({

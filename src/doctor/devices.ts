@@ -1,5 +1,5 @@
 /** The GPUs as NVML sees them, and the links between them. */
-import { shortBytes } from "../report/progress.js";
+import { shortBytes } from "../report/figures.js";
 import type { Facts, NvmlDevice, NvmlFacts, NvmlPair } from "./facts.js";
 import { type Finding, findingsOf } from "./finding.js";
 

@@ -1,6 +1,6 @@
 /** The CUDA driver, and what Baton needs of it: memory that can be unmapped, exported and read by another process. */
 
-import { shortBytes } from "../report/progress.js";
+import { shortBytes } from "../report/figures.js";
 import type { CudaFacts, Facts, ProbeEnd, RoundTrip } from "./facts.js";
 import { type Finding, findingsOf } from "./finding.js";
 

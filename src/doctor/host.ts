@@ -1,5 +1,5 @@
 /** The host: memory, limits, control groups, shared memory, the kernel. */
-import { shortBytes } from "../report/progress.js";
+import { shortBytes } from "../report/figures.js";
 import type { CgroupLevel, Facts, HostFacts } from "./facts.js";
 import { type Finding, findingsOf } from "./finding.js";
 

@@ -1,6 +1,6 @@
 /** Whether a model fits: its training state and an engine on each GPU, its arenas in host memory. */
 import { checkGpuSize, checkHeads, type ModelConfig } from "../recipe/index.js";
-import { shortBytes } from "../report/progress.js";
+import { shortBytes } from "../report/figures.js";
 import type { Facts } from "./facts.js";
 import { type Finding, findingsOf } from "./finding.js";
 import { availableHostBytes } from "./host.js";
@@ -107,7 +107,9 @@ function onGpus({ gpus, nvml }: Pick<Facts, "gpus" | "nvml">, plan: ModelPlan, n
     .flatMap(({ index, totalBytes }) => (totalBytes === undefined ? [] : [{ gpu: index, totalBytes }]));
   if (sizes.length === 0)
     return [...findings, unknown("GPU_TOO_SMALL", "The GPUs' sizes are not known.", "NVML does not tell")];
-  const failure = sizes.map((size) => checkGpuSize({ ...size, ...needs })).find((each) => each !== null);
+  const failure = sizes
+    .map((size) => checkGpuSize({ ...size, ...needs, segmentBytes: 1, simulated: false }))
+    .find((each) => each !== null);
   if (failure !== undefined) return [...findings, problem(failure.code, { ...failure })];
   const found = `${shortBytes(Math.min(...sizes.map(({ totalBytes }) => totalBytes)))} a GPU; activations come on top`;
   return [...findings, ok("GPU_TOO_SMALL", "Training state and engine each fit a GPU in turn.", found)];

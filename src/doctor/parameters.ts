@@ -3,6 +3,7 @@ import { closeSync, openSync, readdirSync, readFileSync, readSync } from "node:f
 import { join } from "node:path";
 import { z } from "zod";
 import { BatonError } from "../errors.js";
+import { expectationOf, valueAt } from "../recipe/index.js";
 
 const MOST_HEADER_BYTES = 100 * 2 ** 20;
 
@@ -42,14 +43,17 @@ const DENSE = new Set(["llama", "mistral", "qwen2", "qwen3"]);
 export function readShape(folder: string): ModelShape {
   const path = join(folder, "config.json");
   const raw = JSON.parse(readFileSync(path, "utf8")) as { text_config?: unknown };
-  const parsed = shape.safeParse(raw.text_config ?? raw);
+  const described = raw.text_config ?? raw;
+  const parsed = shape.safeParse(described);
   if (!parsed.success) {
-    const issue = parsed.error.issues[0];
+    const issue = parsed.error.issues[0] as z.core.$ZodIssue;
+    const key = issue.path.join(".");
+    const found = valueAt(described, issue.path.map(String));
     throw new BatonError({
       code: "MODEL_CONFIG_INVALID",
-      message: `${path}: ${issue?.path.join(".")} is not as expected`,
-      expected: "hidden_size, num_hidden_layers and num_attention_heads",
-      found: issue?.message ?? "",
+      message: `${path} has not what the size of a model is computed from`,
+      expected: key === "" ? expectationOf(issue) : `\`${key}\`, ${expectationOf(issue)}`,
+      found: found === undefined ? "no such key" : JSON.stringify(found),
       action: "Use a decoder model in the layout of Hugging Face.",
     });
   }

@@ -1,10 +1,17 @@
 /** Versions of what a run is made of, against those that Baton knows. */
+import {
+  FIRST_NODE,
+  FIRST_PYTHON,
+  isOlder,
+  LAST_PYTHON,
+  SUPPORTED_PYTHON,
+  type Version,
+  versionText,
+} from "../versions.js";
 import type { Facts, PythonFacts, SoftwareFacts } from "./facts.js";
 import { type Finding, findingsOf } from "./finding.js";
 
 const { ok, warning, problem, unknown } = findingsOf("versions");
-
-type Version = readonly [number, number];
 
 /** First and last (major, minor) that Baton was written for, as python/pyproject.toml and its vLLM adapter have them. */
 interface Known {
@@ -27,8 +34,6 @@ export const KNOWN = {
 
 /** Without these neither ranks nor engines start. */
 export const NEEDED = ["torch", "numpy", "msgspec"] as const;
-export const FIRST_PYTHON: Version = [3, 10];
-export const LAST_PYTHON: Version = [3, 12];
 /** Everything whose version is shown. */
 export const PACKAGES = [...NEEDED, "deepspeed", "vllm", "transformers", "accelerate", "peft", "ninja"] as const;
 
@@ -38,13 +43,12 @@ export function judgeVersions(facts: Pick<Facts, "gpus" | "python" | "software">
 
 function judgeSoftware({ node, baton, addon, glibc }: SoftwareFacts): Finding[] {
   const findings = [ok("NODE_VERSION", `Node.js ${node}`, glibc === null ? "" : `glibc ${glibc}`)];
-  const [major = 0, minor = 0] = node.split(".").map(Number);
-  if (major < 20 || (major === 20 && minor < 17)) {
+  if (isOlder(parse(node) ?? [0, 0], FIRST_NODE)) {
     findings[0] = problem("NODE_VERSION", {
       message: "Node.js is too old.",
-      expected: "20.17 or newer",
+      expected: `${versionText(FIRST_NODE)} or newer`,
       found: node,
-      action: "Install Node.js 20 or 22.",
+      action: `Install Node.js ${versionText(FIRST_NODE)} or newer.`,
     });
   }
   if (typeof addon !== "string") {
@@ -70,7 +74,7 @@ function judgePython({ gpus, python }: Pick<Facts, "gpus" | "python">): Finding[
     return [
       problem("PYTHON_MISSING", {
         message: "No Python was found.",
-        expected: `Python ${words(FIRST_PYTHON)} to ${words(LAST_PYTHON)} (BATON_PYTHON, VIRTUAL_ENV, .venv, or python3 on PATH)`,
+        expected: `${SUPPORTED_PYTHON} (BATON_PYTHON, VIRTUAL_ENV, .venv, or python3 on PATH)`,
         found: python.asked.length === 0 ? "none" : `none that runs: ${python.asked.join(", ")}`,
         action: "Install Python, then run `baton setup`; or name one in BATON_PYTHON.",
       }),
@@ -81,15 +85,14 @@ function judgePython({ gpus, python }: Pick<Facts, "gpus" | "python">): Finding[
 
 function interpreter(path: string, version: Version): Finding {
   const texts = {
-    expected: `${words(FIRST_PYTHON)} to ${words(LAST_PYTHON)}`,
-    found: `${path} is Python ${words(version)}`,
+    expected: SUPPORTED_PYTHON,
+    found: `${path} is Python ${versionText(version)}`,
     action: "Name another in BATON_PYTHON, or run `baton setup` with one on PATH.",
   };
-  if (less(version, FIRST_PYTHON)) return problem("PYTHON_VERSION", { message: "Python is too old.", ...texts });
-  if (less(LAST_PYTHON, version)) {
-    return warning("PYTHON_VERSION", { message: "Python is newer than those that Baton was tried with.", ...texts });
-  }
-  return ok("PYTHON_VERSION", `Python ${words(version)}`, path);
+  if (isOlder(version, FIRST_PYTHON)) return problem("PYTHON_VERSION", { message: "Python is too old.", ...texts });
+  // A run refuses it too.
+  if (isOlder(LAST_PYTHON, version)) return problem("PYTHON_VERSION", { message: "Python is too new.", ...texts });
+  return ok("PYTHON_VERSION", `Python ${versionText(version)}`, path);
 }
 
 function needed({ path, packages: there }: PythonFacts): Finding[] {
@@ -133,7 +136,7 @@ function judgeVersion(known: Known, text: string, gpus: Facts["gpus"]): Finding 
   const code = `${known.name.toUpperCase()}_VERSION`;
   const version = parse(text);
   if (version === null) return unknown(code, `The version of ${known.name} is not known.`, text);
-  if (!less(version, known.first) && !less(known.last, version)) return ok(code, `${known.name} ${text}`);
+  if (!isOlder(version, known.first) && !isOlder(known.last, version)) return ok(code, `${known.name} ${text}`);
   const refused = known.name === "vllm" && gpus === "real";
   return (refused ? problem : warning)(code, {
     message: refused
@@ -173,9 +176,6 @@ function torchBuild({ packages: there, torchIsCudaBuild, torchCuda }: PythonFact
   }
   return findings;
 }
-
-const words = ([major, minor]: Version): string => `${major}.${minor}`;
-const less = (a: Version, b: Version): boolean => a[0] < b[0] || (a[0] === b[0] && a[1] < b[1]);
 
 function parse(text: string): Version | null {
   const match = /^(\d+)\.(\d+)/.exec(text);

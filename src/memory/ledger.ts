@@ -128,6 +128,15 @@ export class Ledger {
     entry.leftByEngineBytes = leftBytes;
   }
 
+  /** What the engine holds here, as far as it has said: what is awake of it, and what it keeps while it sleeps. */
+  engineBytes(gpu: number): number {
+    const { engine, leftByEngineBytes } = this.gpu(gpu);
+    if (engine === null) return 0;
+    const { weightBytes, cacheBytes, awake } = engine;
+    const awakeBytes = (awake.has("weights") ? weightBytes : 0) + (awake.has("kv_cache") ? cacheBytes : 0);
+    return awakeBytes + (leftByEngineBytes ?? 0);
+  }
+
   figures(gpu: number): GpuFigures {
     const entry = this.gpu(gpu);
     const owners = ownersOf(entry);

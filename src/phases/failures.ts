@@ -18,7 +18,7 @@ export class Trouble extends Error {
 }
 
 /** Codes of failures that are about the memory of a GPU: who holds it belongs into the error. */
-const ABOUT_MEMORY: ReadonlySet<string> = new Set(["OUT_OF_MEMORY", "CUDA_OUT_OF_MEMORY"]);
+const ABOUT_MEMORY: ReadonlySet<string> = new Set(["OUT_OF_MEMORY", "CUDA_OUT_OF_MEMORY", "OUT_OF_ADDRESS_SPACE"]);
 
 /** GPUs whose holders belong into a failure that a client reported: its own, when it ran out of memory. */
 export function gpusOfFailure(config: PhaseConfig, client: Client | null, { code }: Failure): number[] {
@@ -51,6 +51,9 @@ export function unexpected(client: Client, message: string, expected: string, fo
   };
 }
 
+const TOLD_TO_END =
+  "Look for who sent SIGTERM: a scheduler or a container at the end of its time, or somebody's kill. Without them, read " +
+  "the output of the command.";
 const KILLED = "Look for the out-of-memory killer in the kernel log; otherwise somebody killed it.";
 
 /** Signals of a process that touched memory which is not there. */
@@ -72,10 +75,13 @@ export function died(client: Client, exit: ProcessExit, phase: NodePhase, away =
       ? "Training state (parameters, gradients, optimizer) is away inside of `with session.rollout()`, and reading it " +
         "there ends the process: copy the tensors that the block needs before it, with .clone() outside of " +
         "the training memory. The output of this process has the line of the script."
-      : exit.signal === "SIGKILL"
-        ? KILLED
-        : "Read the output of this process.",
+      : actionAfter(exit, "Read the output of this process."),
   };
+}
+
+function actionAfter({ signal }: ProcessExit, otherwise: string): string {
+  if (signal === "SIGKILL") return KILLED;
+  return signal === "SIGTERM" ? TOLD_TO_END : otherwise;
 }
 
 /** The command that starts the ranks ended otherwise than with code 0. */
@@ -93,7 +99,18 @@ export function launcherFailed({ code, signal }: ProcessExit): Failure {
     ...failure,
     message: "the command that starts the ranks was killed, and its ranks with it",
     found: `killed by ${signal}`,
-    action: signal === "SIGKILL" ? KILLED : "Read the output of the command.",
+    action: actionAfter({ code, signal }, "Read the output of the command."),
+  };
+}
+
+/** The launcher lived when all of its ranks ended at the same time. */
+export function launcherEndedRanks(ranks: number): Failure {
+  return {
+    code: "LAUNCHER_FAILED",
+    message: "the command that starts the ranks has ended them all at once, as on SIGTERM",
+    expected: "a command that lives until its ranks are done",
+    found: `${ranks} ranks that ended together while their launcher lived`,
+    action: TOLD_TO_END,
   };
 }
 

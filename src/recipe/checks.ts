@@ -10,6 +10,10 @@ import type { Recipe } from "./schema.js";
 /** `sun_path` of Linux has 108 bytes, the last of them zero. */
 export const MAX_SOCKET_PATH_BYTES = 107;
 
+/** How stand-in GPUs get their size. */
+export const STANDIN_SIZE =
+  "Give them more memory: gpus.simulated.memoryBytes in the recipe, --simulated of `baton run`, --gpu-memory of `baton demo`";
+
 /** The part of a Hugging Face config.json that Baton looks at. */
 const modelConfig = z.object({
   num_attention_heads: z.int().min(1),
@@ -115,9 +119,9 @@ function checkGranularity({ gpus: { simulated } }: Recipe): Failure | null {
   return {
     code: "SIMULATED_GPU_INVALID",
     message: "the stand-in GPUs cannot have this memory",
-    expected: "granularityBytes a power of two of at least 4096, memoryBytes a multiple of it",
+    expected: "granularityBytes a power of two of at least 4096, memoryBytes a multiple of it and not less",
     found: `memoryBytes ${memoryBytes}, granularityBytes ${granularityBytes}`,
-    action: "Change gpus.simulated.",
+    action: `${STANDIN_SIZE}; or change gpus.simulated.granularityBytes.`,
   };
 }
 
@@ -138,6 +142,10 @@ export function checkSocketPath(path: string): Failure | null {
 export interface GpuNeed {
   readonly gpu: number;
   readonly totalBytes: number;
+  /** Memory is taken in whole segments of so much; weights and cache are given as they are taken. */
+  readonly segmentBytes: number;
+  /** Whether it is a stand-in: then it is as large as one says. */
+  readonly simulated: boolean;
   /** Of the engine's worker. */
   readonly weightBytes: number;
   readonly cacheBytes: number;
@@ -148,11 +156,12 @@ export interface GpuNeed {
 
 /** Whether a GPU is large enough at each moment of a handoff; what else lies on it makes it only worse. */
 export function checkGpuSize(need: GpuNeed): Failure | null {
-  const { totalBytes, weightBytes, cacheBytes, stateBytes, parameterBytes } = need;
+  const { totalBytes, weightBytes, cacheBytes } = need;
+  const taken = (bytes: number | null): number => Math.ceil((bytes ?? 0) / need.segmentBytes) * need.segmentBytes;
   const moments: [string, number][] = [
     ["the engine's weights and cache", weightBytes + cacheBytes],
-    ["the training state (parameters, masters, moments)", stateBytes ?? 0],
-    ["the parameters beside the engine's weights, during a sync", (parameterBytes ?? 0) + weightBytes],
+    ["the training state (parameters, masters, moments)", taken(need.stateBytes)],
+    ["the parameters beside the engine's weights, during a sync", taken(need.parameterBytes) + weightBytes],
   ];
   const [what, bytes] = moments.reduce((most, moment) => (moment[1] > most[1] ? moment : most));
   if (bytes <= totalBytes) return null;
@@ -161,6 +170,8 @@ export function checkGpuSize(need: GpuNeed): Failure | null {
     message: `GPU ${need.gpu} is too small for ${what}`,
     expected: `at least ${bytes} bytes`,
     found: `${totalBytes} bytes`,
-    action: "Use larger GPUs, more ranks under ZeRO-3, more tensor parallelism, or a smaller engine.cacheBytes.",
+    action: need.simulated
+      ? `${STANDIN_SIZE}, or use more ranks under ZeRO-3, more tensor parallelism, or a smaller engine.cacheBytes.`
+      : "Use larger GPUs, more ranks under ZeRO-3, more tensor parallelism, or a smaller engine.cacheBytes.",
   };
 }

@@ -8,9 +8,12 @@ export {
   MAX_SOCKET_PATH_BYTES,
   type ModelConfig,
   readModelConfig,
+  STANDIN_SIZE,
 } from "./checks.js";
 export { checkEnvironment, checkExpandableSegments, checkVisibleDevices } from "./environment.js";
 export { type GrpoSection, grpoSection, trainingRanks } from "./grpo.js";
 export { loadRecipe, type Override, parseOverride, parseRecipe, type RecipeSource, recipeFrom } from "./load.js";
 export { phaseConfig } from "./phases.js";
+export { expectationOf, valueAt } from "./problems.js";
 export { type LogprobBounds, logprobBounds, type Recipe, type RecipeInput, recipeSchema } from "./schema.js";
+export { checkStart } from "./start.js";

@@ -31,7 +31,7 @@ function describeIssue(issue: z.core.$ZodIssue, base: readonly string[], value: 
     );
     if (member) return member.flatMap((inner) => describeIssue(inner, path, value));
   }
-  return [invalid(path, describe(issue), at(value, path))];
+  return [invalid(path, expectationOf(issue), valueAt(value, path))];
 }
 
 function unknownKey(path: readonly string[]): Problem {
@@ -112,7 +112,8 @@ function invalid(path: readonly string[], expected: string, value: unknown): Pro
   };
 }
 
-function describe(issue: z.core.$ZodIssue): string {
+/** What had to be there, in words for people. */
+export function expectationOf(issue: z.core.$ZodIssue): string {
   if (issue.code === "invalid_value") return `one of ${issue.values.map(String).join(", ")}`;
   if (issue.code === "too_small") return `${issue.inclusive === false ? "more than" : "at least"} ${issue.minimum}`;
   if (issue.code === "too_big") return `at most ${issue.maximum}`;
@@ -129,6 +130,7 @@ const TYPE_NAMES: Readonly<Record<string, string>> = {
   record: "a map",
 };
 
-function at(value: unknown, path: readonly string[]): unknown {
+/** What is at this path of a value; undefined: nothing. */
+export function valueAt(value: unknown, path: readonly string[]): unknown {
   return path.reduce<unknown>((inside, key) => (inside as Record<string, unknown> | null | undefined)?.[key], value);
 }

@@ -7,40 +7,43 @@ import type { LedgerFigures } from "./summary.js";
 export function ledgerOf(events: readonly RunEvent[]): Ledger {
   const started = startOf(events);
   const ledger = new Ledger(started.topology.gpus);
-  for (const event of events) {
-    switch (event.type) {
-      case "memory":
-        event.usedBytes.forEach((usedBytes, gpu) => {
-          ledger.measured(gpu, started.gpuBytes[gpu] ?? 0, usedBytes, event.peakBytes[gpu]);
-        });
-        break;
-      case "model":
-        event.stateBytes.forEach((_, rank) => {
-          ledger.attached(rank, rank);
-        });
-        break;
-      case "released":
-        ledger.released(event.gpu, event.rank, event);
-        break;
-      case "resumed":
-        ledger.resuming(event.gpu, event.rank);
-        break;
-      case "ready":
-        for (const gpu of event.gpus) ledger.engineReady(gpu, event.engine, event.weightBytes, event.cacheBytes);
-        break;
-      case "awake":
-        for (const gpu of event.gpus) ledger.awake(gpu, event.tags);
-        break;
-      case "asleep":
-        event.gpus.forEach((gpu, worker) => {
-          ledger.asleep(gpu, event.leftBytes[worker] ?? null);
-        });
-        break;
-      default:
-        break;
-    }
-  }
+  for (const event of events) enter(ledger, event, started.gpuBytes);
   return ledger;
+}
+
+/** Enters one event; most say nothing of memory. */
+export function enter(ledger: Ledger, event: RunEvent, gpuBytes: readonly number[]): void {
+  switch (event.type) {
+    case "memory":
+      event.usedBytes.forEach((usedBytes, gpu) => {
+        ledger.measured(gpu, gpuBytes[gpu] ?? 0, usedBytes, event.peakBytes[gpu]);
+      });
+      break;
+    case "model":
+      event.stateBytes.forEach((_, rank) => {
+        ledger.attached(rank, rank);
+      });
+      break;
+    case "released":
+      ledger.released(event.gpu, event.rank, event);
+      break;
+    case "resumed":
+      ledger.resuming(event.gpu, event.rank);
+      break;
+    case "ready":
+      for (const gpu of event.gpus) ledger.engineReady(gpu, event.engine, event.weightBytes, event.cacheBytes);
+      break;
+    case "awake":
+      for (const gpu of event.gpus) ledger.awake(gpu, event.tags);
+      break;
+    case "asleep":
+      event.gpus.forEach((gpu, worker) => {
+        ledger.asleep(gpu, event.leftBytes[worker] ?? null);
+      });
+      break;
+    default:
+      break;
+  }
 }
 
 /** What the summary takes from the ledger. */

@@ -4,6 +4,8 @@
  */
 import { styleText } from "node:util";
 import type { EventBody, RunEvent, Stamp } from "./events.js";
+import { shortBytes, shortSeconds } from "./figures.js";
+import { GpuSides, type Shares, SIDES, type Side } from "./sides.js";
 
 /** Where the lines go; `process.stderr` has this shape. */
 export interface Screen {
@@ -14,49 +16,40 @@ export interface Screen {
 
 type Style = "dim" | "bold" | "green" | "red" | "yellow" | "cyan";
 
-const BARS = [..." ▁▂▃▄▅▆▇█"];
+/** One colour a side, and for the phases that are its turn. */
+const SIDE_STYLES: Readonly<Record<Side, Style>> = { training: "green", engine: "cyan" };
+const PHASE_STYLES: Readonly<Record<string, Style>> = { train: SIDE_STYLES.training, generate: SIDE_STYLES.engine };
+const FIGURES = [
+  ["reward", "reward", "bold"],
+  ["heldOut", "held-out", "bold"],
+] as const;
+/** Phases that are always shown; others when they are a good part of the step. */
+const TURNS: ReadonlySet<string> = new Set(["train", "generate"]);
+const LEAST_SHARE = 0.05;
+const LEAST_MS = 5;
+const GAP = "  ";
 const CLEAR = "\r\u001b[K";
 
-/** Shares from 0 to 1 as one block character each. A share that is not nothing shows at least the lowest block. */
-export function bars(shares: readonly number[]): string {
-  return shares
-    .map((share) => {
-      const level = Math.round(Math.min(1, Math.max(0, share)) * (BARS.length - 1));
-      return BARS[share > 0 ? Math.max(1, level) : 0] ?? " ";
-    })
-    .join("");
+/** What is shown whole or not at all, with its width in columns. */
+interface Part {
+  readonly pieces: readonly Piece[];
+  readonly width: number;
+}
+type Piece = readonly [Style | null, string];
+
+function part(...pieces: readonly Piece[]): Part {
+  return { pieces, width: pieces.reduce((sum, [, text]) => sum + [...text].length, 0) };
 }
 
-/** Seconds in as many digits as a person reads: "0.04", "1.2", "37", "2m05". */
-export function shortSeconds(ms: number): string {
-  const seconds = ms / 1000;
-  if (seconds < 0.995) {
-    return seconds.toFixed(2);
-  }
-  if (seconds < 99.5) {
-    return seconds < 9.95 ? seconds.toFixed(1) : seconds.toFixed(0);
-  }
-  const whole = Math.round(seconds);
-  return `${Math.floor(whole / 60)}m${String(whole % 60).padStart(2, "0")}`;
-}
-
-/** Bytes with a binary unit: "640 KiB", "1.5 MiB", "12 GiB". */
-export function shortBytes(bytes: number): string {
-  const units = ["B", "KiB", "MiB", "GiB", "TiB"];
-  let value = bytes;
-  let unit = 0;
-  while (value >= 1023.5 && unit < units.length - 1) {
-    value /= 1024;
-    unit += 1;
-  }
-  return `${value < 9.95 && unit > 0 ? value.toFixed(1) : value.toFixed(0)} ${units[unit]}`;
+function widthOf(parts: readonly Part[]): number {
+  return parts.reduce((sum, { width }) => sum + width, GAP.length * (parts.length - 1));
 }
 
 /** Feed it every event of a run with `show`. */
 export class Progress {
   readonly #screen: Screen;
   readonly #colour: boolean;
-  #gpuBytes: readonly number[] = [];
+  readonly #sides = new GpuSides();
   #startedMs = 0;
   /** What a start waits for: how many there are, and how many there will be. */
   #engines = { ready: 0, all: 0 };
@@ -64,8 +57,6 @@ export class Progress {
   #phase: { name: string; sinceMs: number } | null = null;
   /** Milliseconds by phase since the last line. */
   #spent = new Map<string, number>();
-  /** Most memory by phase since the last line, by GPU. */
-  #peaks = new Map<string, number[]>();
   #step: number | null = null;
   /** What each rank that speaks says of the step; people see the mean. */
   #values = new Map<string, number[]>();
@@ -77,9 +68,9 @@ export class Progress {
   }
 
   show(event: RunEvent): void {
+    this.#sides.see(event);
     switch (event.type) {
       case "started":
-        this.#gpuBytes = event.gpuBytes;
         this.#startedMs = event.monotonicMs;
         this.#engines.all = event.topology.engines;
         this.#ranks.all = event.topology.ranks;
@@ -110,9 +101,6 @@ export class Progress {
       case "metrics":
         this.#metrics(event);
         break;
-      case "memory":
-        this.#memory(event);
-        break;
       case "note":
         this.line(`${this.#style("yellow", "note     ")}${event.process}: ${event.message}`);
         break;
@@ -137,13 +125,13 @@ export class Progress {
     if (this.#screen.isTTY !== true || this.#phase === null) {
       return;
     }
-    const waiting =
-      this.#phase.name === "start"
-        ? `: ${this.#engines.ready} of ${this.#engines.all} engines ready, ` +
-          `${this.#ranks.connected}${this.#ranks.all === 0 ? "" : ` of ${this.#ranks.all}`} ranks connected`
-        : "";
-    const text = `  ${this.#phase.name} ${shortSeconds(nowMs - this.#phase.sinceMs)} s${waiting}`;
-    this.#screen.write(`${CLEAR}${this.#style("dim", text.slice(0, (this.#screen.columns ?? 80) - 1))}`);
+    const { name, sinceMs } = this.#phase;
+    const parts = [
+      part([PHASE_STYLES[name] ?? "dim", `${GAP}${name}`], ["dim", ` ${shortSeconds(nowMs - sinceMs)} s`]),
+    ];
+    if (name === "start") parts.push(part(["dim", this.#waiting()]));
+    const shares = name === "start" ? {} : (this.#sides.now ?? {});
+    this.#screen.write(`${CLEAR}${this.#withMemory(parts, shares, parts.slice(0, 1))}`);
     this.#live = true;
   }
 
@@ -152,6 +140,11 @@ export class Progress {
       this.#screen.write(CLEAR);
       this.#live = false;
     }
+  }
+
+  #waiting(): string {
+    const ranks = `${this.#ranks.connected}${this.#ranks.all === 0 ? "" : ` of ${this.#ranks.all}`} ranks connected`;
+    return `${this.#engines.ready} of ${this.#engines.all} engines ready, ${ranks}`;
   }
 
   #started(event: Stamp & Extract<EventBody, { type: "started" }>): void {
@@ -187,51 +180,57 @@ export class Progress {
     }
   }
 
-  #memory(event: Extract<EventBody, { type: "memory" }>): void {
-    const known = this.#peaks.get(event.phase) ?? [];
-    this.#peaks.set(
-      event.phase,
-      event.peakBytes.map((bytes, gpu) => Math.max(bytes, known[gpu] ?? 0)),
-    );
-  }
-
   #stepLine(): void {
-    if (this.#step === null) {
-      return;
-    }
-    const parts = [this.#style("bold", `step ${String(this.#step).padStart(3)}`)];
-    for (const [name, label] of [
-      ["reward", "reward"],
-      ["heldOut", "held-out"],
-    ] as const) {
+    if (this.#step === null) return;
+    const parts: Part[] = [part(["bold", `step ${String(this.#step).padStart(3)}`])];
+    for (const [name, label, style] of FIGURES) {
       const values = this.#values.get(name);
-      if (values !== undefined) {
-        const value = values.reduce((sum, one) => sum + one, 0) / values.length;
-        parts.push(`${label} ${this.#style(name === "heldOut" ? "green" : "cyan", value.toFixed(3))}`);
-      }
+      if (values === undefined) continue;
+      const value = values.reduce((sum, one) => sum + one, 0) / values.length;
+      parts.push(part([null, `${label} `], [style, value.toFixed(3)]));
     }
-    const spent = [...this.#spent].filter(([, ms]) => ms >= 5).map(([name, ms]) => `${name} ${shortSeconds(ms)}`);
-    parts.push(this.#style("dim", `${spent.join(" ")} s`));
-    const memory = this.#memoryBars();
-    if (memory !== "") {
-      parts.push(memory);
-    }
-    this.line(parts.join("  "));
+    parts.push(part(["dim", `${this.#seconds()} s`]));
+    this.line(this.#withMemory(parts, this.#sides.inTurn));
     this.#step = null;
     this.#values = new Map();
     this.#spent = new Map();
-    this.#peaks = new Map();
+    this.#sides.next();
   }
 
-  /** Memory by GPU while training and while generating, each as a share of the GPU. */
-  #memoryBars(): string {
-    const shown = ["train", "generate"].flatMap((phase) => {
-      const peak = this.#peaks.get(phase);
-      return peak === undefined
-        ? []
-        : [`${phase} ${bars(peak.map((bytes, gpu) => bytes / (this.#gpuBytes[gpu] ?? Number.POSITIVE_INFINITY)))}`];
+  /** Training, generation, and what else took a good part of the step; the rest is what handing over cost. */
+  #seconds(): string {
+    const all = [...this.#spent].filter(([, ms]) => ms > 0);
+    const total = all.reduce((sum, [, ms]) => sum + ms, 0);
+    const isShown = ([name, ms]: readonly [string, number]): boolean =>
+      ms >= LEAST_MS && (TURNS.has(name) || ms >= total * LEAST_SHARE);
+    const rest = all.filter((each) => !isShown(each)).reduce((sum, [, ms]) => sum + ms, 0);
+    const shown: (readonly [string, number])[] = all.filter(isShown);
+    if (rest >= LEAST_MS) shown.push(["handoff", rest]);
+    return shown.map(([name, ms]) => `${name} ${shortSeconds(ms)}`).join(" ");
+  }
+
+  #memoryParts(shares: Partial<Shares>): Part[] {
+    return SIDES.flatMap((side) => {
+      const bytes = shares[side];
+      return bytes === undefined ? [] : [part([null, `${side} `], [SIDE_STYLES[side], this.#sides.picture(bytes)])];
     });
-    return shown.length === 0 ? "" : `GPU memory ${shown.join(" ")}`;
+  }
+
+  /** With what each side has of the GPUs: a bar for each, or the figures alone where the terminal is too narrow. */
+  #withMemory(parts: readonly Part[], shares: Partial<Shares>, least = parts): string {
+    const long = [...parts, ...this.#memoryParts(shares)];
+    const short = [...parts, part(["dim", this.#sides.figures(shares)])];
+    return this.#text([long, short, parts].find((each) => widthOf(each) <= this.#room) ?? least);
+  }
+
+  get #room(): number {
+    return this.#screen.isTTY === true ? (this.#screen.columns ?? 80) - 1 : Number.POSITIVE_INFINITY;
+  }
+
+  #text(parts: readonly Part[]): string {
+    return parts
+      .map(({ pieces }) => pieces.map(([style, text]) => (style ? this.#style(style, text) : text)).join(""))
+      .join(GAP);
   }
 
   #style(style: Style, text: string): string {

@@ -66,8 +66,9 @@ describe("a run is refused", () => {
   });
 
   it("when a GPU is too small for the engine", async () => {
-    const ended = await refused("OUT_OF_MEMORY", { words: ["--simulated", "20MiB"], set: ["engine.cacheBytes=30MiB"] });
+    const ended = await refused("GPU_TOO_SMALL", { words: ["--simulated", "20MiB"], set: ["engine.cacheBytes=30MiB"] });
     expect(ended.output).toMatch(/GPU 0 has no room/);
+    expect(ended.output).toMatch(/expected: more than 20\.0 MiB each, with \d+ bytes free/);
     expect(ended.output).toMatch(/GPU 0: 20\.0 MiB of 20\.0 MiB in use; .*processes there: .*engine 0/);
   });
 
@@ -85,6 +86,18 @@ describe("a run is refused", () => {
     expect(ended.phases).not.toContain("generate");
   });
 
+  // The engine's cache, a table of its worker, and the moments of the optimizer do not fit.
+  it.each(["1MiB", "4MiB", "6MiB", "8MiB"])("when stand-in GPUs have %s, with what to do", async (size) => {
+    await withFolder(async (folder) => {
+      const words = ["--ranks", "1", "--engines", "1", "--tp", "1", "--steps", "1", "--gpu-memory", size];
+      const ended = await new Baton(folder, ["demo", ...words, "--out", join(folder, "out")], { BATON_PYTHON: python })
+        .ended;
+      expect(codes(ended), ended.output).toEqual([size === "1MiB" ? "SIMULATED_GPU_INVALID" : "GPU_TOO_SMALL"]);
+      expect(ended.output).toMatch(/action: .*gpus\.simulated\.memoryBytes.*--gpu-memory/);
+      expect(ended.code).toBe(1);
+    });
+  });
+
   it("when a worker finds no room for its tables, with who holds what", async () => {
     const environment = { BATON_STANDIN_FAULTS: "cuMemAlloc:after=1:result=2:role=engine" };
     const ended = await refused("CUDA_OUT_OF_MEMORY", { environment });
@@ -99,7 +112,7 @@ describe("a run is refused", () => {
 
   it("when a GPU is too small for what a script puts there before it has joined", async () => {
     const launcher = [python, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"];
-    const ended = await refused("OUT_OF_MEMORY", { command: [...launcher, join(fixtures, "greedy_rank.py")] });
+    const ended = await refused("GPU_TOO_SMALL", { command: [...launcher, join(fixtures, "greedy_rank.py")] });
     expect(ended.output).toMatch(/GPU [01] has no room/);
   });
 
@@ -126,6 +139,15 @@ describe("a run is refused", () => {
       expect(ended.code).toBe(1);
       expect(await first.ended).toMatchObject({ code: 0 });
       expect(first.summary().steps).toBe(2);
+    });
+  });
+
+  it("when its folder cannot be made", async () => {
+    await withFolder(async (folder) => {
+      const ended = await lightRun(folder, { words: ["--out", "/proc/x"] }).ended;
+      expect(codes(ended)).toEqual(["RUN_FOLDER_UNUSABLE"]);
+      for (const word of ["expected:", "found:", "action:"]) expect(ended.output).toContain(word);
+      expect(ended.code).toBe(1);
     });
   });
 
@@ -180,15 +202,15 @@ describe("a run is refused", () => {
 
   it("when Python is too new, at once", async () => {
     await withFolder(async (folder) => {
-      writeFileSync(join(folder, "sitecustomize.py"), 'import sys\nsys.version_info = (3, 13, 0, "final", 0)\n');
+      writeFileSync(join(folder, "sitecustomize.py"), 'import sys\nsys.version_info = (3, 14, 0, "final", 0)\n');
       const newer = join(folder, "python3");
       writeFileSync(newer, `#!/bin/sh\nPYTHONPATH=${folder} exec ${python} "$@"\n`, { mode: 0o755 });
       const words = ["run", "--model", join(fixtures, "light_model"), "--simulated", "64MiB"];
       const command = ["--set", "engine.maxModelLength=32", "--", newer, "x.py"];
       const ended = await new Baton(folder, [...words, ...command], { BATON_PYTHON: "" }).ended;
       expect(codes(ended)).toEqual(["PYTHON_UNSUPPORTED"]);
-      expect(ended.output).toContain("Python 3.10 to 3.12");
-      expect(ended.output).toContain(`${newer} is Python 3.13`);
+      expect(ended.output).toContain("Python 3.10 to 3.13");
+      expect(ended.output).toContain(`${newer} is Python 3.14`);
       expect(ended.code).toBe(1);
     });
   });

@@ -3,12 +3,13 @@
  * (a stop: by its phase's deadline), everything gone within three, no device memory left.
  */
 import { readdirSync, readFileSync } from "node:fs";
+import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { describe, expect, it } from "vitest";
 import type { NodePhase } from "../../src/phases/commands.js";
 import { eventsOf } from "../../src/report/events.js";
-import { type Baton, processesWith, withFolder } from "./baton.js";
-import { lightRun, limited } from "./light.js";
+import { type Baton, fixtures, processesWith, withFolder } from "./baton.js";
+import { lightRun, limited, python } from "./light.js";
 import { allGone, controllerKilled, errorCodes, GONE_MS, nowMs } from "./remains.js";
 
 const PHASES = [
@@ -176,6 +177,33 @@ describe.concurrent("a process that is killed", { timeout: 600_000 }, () => {
     for (const victim of VICTIMS) {
       it(`in phase ${phase}: ${victim}`, () => atOnce(() => killed(phase, victim)));
     }
+  }
+});
+
+describe.concurrent("a launcher that is told to end by SIGTERM", { timeout: 600_000 }, () => {
+  // The first dies of it; torchrun ends its ranks first, which says nothing of itself.
+  const torchrun = [python, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"];
+  const launchers: readonly [string, readonly string[] | undefined][] = [
+    ["one that minds no signal", undefined],
+    ["torchrun", [...torchrun, join(fixtures, "light_rank.py")]],
+  ];
+  for (const [name, command] of launchers) {
+    it(name, () =>
+      atOnce(() =>
+        withFolder(async (folder) => {
+          const baton = lightRun(folder, { pauseSeconds: 0.05, steps: 100, ...(command && { command }) });
+          try {
+            process.kill(await meet(baton, "generate", "launcher"), "SIGTERM");
+            const ended = await baton.ended;
+            expect(errorCodes(ended.output), ended.output).toEqual(["LAUNCHER_FAILED"]);
+            expect(ended.output).toContain("SIGTERM");
+            expect(baton.summary()).toMatchObject({ left: { processes: 0, deviceBytes: 0 } });
+          } finally {
+            await baton.dispose();
+          }
+        }),
+      ),
+    );
   }
 });
 

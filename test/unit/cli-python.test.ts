@@ -95,13 +95,13 @@ describe("a Python", () => {
       return program(join(folder, `bin/python3.${minor}`), `#!/bin/sh\nPYTHONPATH=${site} exec ${python} "$@"\n`);
     };
 
-    it.each([9, 13, 14])("is refused at once: 3.%i", async (minor) => {
+    it.each([9, 14, 15])("is refused at once: 3.%i", async (minor) => {
       const environment = { BATON_PYTHON: claiming(minor), PATH: process.env.PATH };
       const refused = {
         code: "PYTHON_UNSUPPORTED",
-        expected: "Python 3.10 to 3.12",
+        expected: "Python 3.10 to 3.13",
         found: `${environment.BATON_PYTHON} is Python 3.${minor}`,
-        action: expect.stringContaining("python3.12"),
+        action: expect.stringContaining("python3.13"),
       };
       await expect(findPython(["json"], environment, folder, folder)).rejects.toMatchObject(refused);
       const said: string[] = [];
@@ -120,8 +120,8 @@ describe("a Python", () => {
     });
 
     it("is passed over where there is another", async () => {
-      for (const minor of [13, 12]) claiming(minor);
-      symlinkSync(join(folder, "bin/python3.13"), join(folder, "bin/python3"));
+      for (const minor of [14, 12]) claiming(minor);
+      symlinkSync(join(folder, "bin/python3.14"), join(folder, "bin/python3"));
       const found = await findPython(["json"], { PATH: join(folder, "bin") }, folder, folder);
       expect(found).toMatchObject({ path: join(folder, "bin/python3.12"), version: [3, 12] });
     });

@@ -6,12 +6,12 @@ import { died } from "../../src/phases/failures.js";
 
 const KILLED: ProcessExit = { code: null, signal: "SIGKILL" };
 
-function ended(client: Parameters<typeof died>[0]): EndCommand {
-  return { type: "end", reason: "failed", exitCode: 1, failure: died(client, KILLED, "train"), gpus: [] };
+function ended(client: Parameters<typeof died>[0], exit = KILLED): EndCommand {
+  return { type: "end", reason: "failed", exitCode: 1, failure: died(client, exit, "train"), gpus: [] };
 }
 
-/** `exit` null: the guard lives. */
-function beside(commandEnded: boolean, exit: ProcessExit | null): Surroundings {
+/** `exit` null: the guard lives. `ranks`: when each is seen to have ended, by how often it is asked. */
+function beside(commandEnded: boolean, exit: ProcessExit | null, ranks: readonly number[] = [0]): Surroundings {
   return {
     nvml: { memory: () => Promise.reject(), processes: () => Promise.reject() } as never,
     ledger: {} as never,
@@ -19,6 +19,10 @@ function beside(commandEnded: boolean, exit: ProcessExit | null): Surroundings {
     stopped: [],
     pausedMs: 0,
     stoppedDeadlineMs: 1_000,
+    ranks: ranks.map((asked) => {
+      let times = 0;
+      return { ended: () => times++ >= asked };
+    }),
     children: [
       {
         name: "launcher",
@@ -43,6 +47,30 @@ describe("a rank that died", () => {
     expect(await explain(ended(rank), beside(false, KILLED))).toMatchObject({ code: "RANK_DIED" });
     expect(await explain(ended(rank), beside(true, { code: 1, signal: null }))).toMatchObject({ code: "RANK_DIED" });
     expect(await explain(ended(rank), beside(true, null))).toMatchObject({ code: "RANK_DIED" });
+  });
+});
+
+describe("ranks that end while their launcher lives", () => {
+  const told: ProcessExit = { code: null, signal: "SIGTERM" };
+  const reaped: ProcessExit = { code: null, signal: null };
+  const explained = async (exit: ProcessExit, ranks: readonly number[]) =>
+    (await explain(ended(rank, exit), beside(false, null, ranks)))?.code;
+
+  it("all at once have been ended by it", async () => {
+    expect(await explained(told, [0, 2])).toBe("LAUNCHER_FAILED");
+    expect(await explained(reaped, [0, 0, 1])).toBe("LAUNCHER_FAILED");
+  });
+
+  it("one after another, alone, or otherwise than by SIGTERM have not", async () => {
+    expect(await explained(told, [0, Number.POSITIVE_INFINITY])).toBe("RANK_DIED");
+    expect(await explained(told, [0])).toBe("RANK_DIED");
+    expect(await explained(KILLED, [0, 0])).toBe("RANK_DIED");
+    expect(await explained({ code: 1, signal: null }, [0, 0])).toBe("RANK_DIED");
+  });
+
+  it("by SIGTERM are told with who may have sent it", async () => {
+    const failure = await explain(ended(rank, told), beside(false, null));
+    expect(failure).toMatchObject({ found: "killed by SIGTERM", action: expect.stringContaining("scheduler") });
   });
 });
 

@@ -180,7 +180,8 @@ time.sleep(300)`;
       if (alive(pid)) process.kill(pid, "SIGKILL");
     });
     await until("it is mapped", () => parent.output().includes("mapped"));
-    await until("it is noted", () => existsSync(path("record")));
+    // It is made, and then written.
+    await until("it is noted", () => (statSync(path("record"), { throwIfNoEntry: false })?.size ?? 0) > 0);
     return { parent, path };
   }
 

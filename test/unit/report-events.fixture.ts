@@ -87,6 +87,7 @@ export function smallRun(): RunEvent[] {
     }
     to(2, "sync", handoff, null);
     at(3, { type: "checked", engine: 0, epoch: handoff, passed: 26, failed: 0 });
+    at(0, { type: "awake", engine: 0, gpus: [0, 1], tags: ["weights", "kv_cache"] });
     to(0, "generate", handoff, handoff);
     at(40, {
       type: "logprob",

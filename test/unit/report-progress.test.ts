@@ -1,12 +1,13 @@
 import { describe, expect, it } from "vitest";
-import { bars, Progress, shortBytes, shortSeconds } from "../../src/report/progress.js";
+import { bars, shortBytes, shortSeconds } from "../../src/report/figures.js";
+import { Progress } from "../../src/report/progress.js";
 import { smallRun } from "./report-events.fixture.js";
 
-function shown(isTTY: boolean): string {
+function shown(isTTY: boolean, columns = 40): string {
   let text = "";
   const screen = {
     isTTY,
-    columns: 40,
+    columns,
     write: (more: string) => {
       text += more;
     },
@@ -19,6 +20,12 @@ function shown(isTTY: boolean): string {
   return text;
 }
 
+/** Without colours. */
+function plain(text: string): string {
+  // biome-ignore lint/suspicious/noControlCharactersInRegex: the codes are what is taken out
+  return text.replace(/\u001b\[[\d;]*[mK]/g, "");
+}
+
 describe("progress", () => {
   it("is one plain line a step without a terminal", () => {
     const text = shown(false);
@@ -29,10 +36,20 @@ describe("progress", () => {
       "baton    2 stand-in GPUs (simulated) of 256 MiB, 2 training ranks, 1 engine with TP=2",
       "model    500,000 float32 parameters in 26 tensors, ZeRO-3, training state 8.0 MiB a rank",
       "engines  ready after 0.01 s, 2.0 MiB of weights and 4.0 MiB of cache a GPU",
-      "step   0  reward 0.250  held-out 0.300  start 0.50 train 0.10 arrive 0.01 s  GPU memory train ▃▃",
-      "step   1  reward 0.500  held-out 0.600  release 0.01 generate 0.04 sleep 0.01 resume 0.01 " +
-        "train 0.20 arrive 0.01 s  GPU memory train ▃▃ generate ▄▂",
+      "step   0  reward 0.250  held-out 0.300  start 0.50 train 0.10 handoff 0.01 s  training █▇ 100 MiB",
+      "step   1  reward 0.500  held-out 0.600  generate 0.04 train 0.20 handoff 0.03 s  training ▆▆ 97 MiB  engine ▁▁ 6.0 MiB",
     ]);
+  });
+
+  it("shows both sides of the GPUs while they change hands, as far as there is room", () => {
+    const lines = (columns: number): string[] => plain(shown(true, columns)).split(/[\r\n]+/);
+    // What each GPU has, and the most that one has.
+    expect(lines(80)).toContain("  generate 0.04 s  training ▄▄ 64 MiB  engine ▁▁ 6.0 MiB");
+    expect(lines(40)).toContain("  generate 0.04 s  64/6.0 MiB");
+    const step = "step   1  reward 0.500  held-out 0.600  generate 0.04 train 0.20 handoff 0.03 s";
+    expect(lines(120)).toContain(`${step}  training ▆▆ 97 MiB  engine ▁▁ 6.0 MiB`);
+    expect(lines(100)).toContain(`${step}  97/6.0 MiB`);
+    expect(lines(80)).toContain(step);
   });
 
   it("rewrites one line on a terminal and leaves none of it behind", () => {
@@ -45,8 +62,7 @@ describe("progress", () => {
   it("fits the live line into the terminal", () => {
     const texts = shown(true).split("\r");
     for (const part of texts) {
-      // biome-ignore lint/suspicious/noControlCharactersInRegex: the codes are what is taken out
-      const visible = part.split("\n")[0]?.replace(/\u001b\[[\d;]*[mK]/g, "") ?? "";
+      const visible = plain(part.split("\n")[0] ?? "");
       if (visible.startsWith("  ")) expect(visible.length).toBeLessThan(40);
     }
   });
@@ -54,7 +70,7 @@ describe("progress", () => {
 
 describe("figures for people", () => {
   it("bars", () => {
-    expect(bars([0, 0.001, 0.5, 1, 2])).toBe(" ▁▄██");
+    expect(bars([0, 0.001, 0.5, 1, 2])).toBe("·▁▄██");
   });
   it("seconds", () => {
     expect([4, 990, 1000, 9_949, 12_300, 99_400, 99_500, 125_000].map(shortSeconds)).toEqual([

@@ -209,9 +209,12 @@ class Connection:
             raise unexpected(message, (kind,))
         return message, found
 
-    def fail(self, error: BaseException, doing: str) -> None:
-        """Tells the controller why this process gives up, if it can still be told. Never raises."""
-        failure = Failure(**BatonError.from_exception(error, doing).to_wire())
+    def fail(self, error: BaseException, doing: str, *, away: bool = False) -> None:
+        """Tells the controller why this process gives up, if it can still be told. Never raises.
+
+        `away`: training state was given back for a rollout while it did what failed.
+        """
+        failure = Failure(**BatonError.from_exception(error, doing, away=away).to_wire())
         self._farewell(Failed(failure=failure))
 
     def close(self) -> None:

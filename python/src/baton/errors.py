@@ -6,6 +6,8 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from baton import cuda_errors
+
 FIELDS = ("code", "message", "expected", "found", "action")
 
 
@@ -44,11 +46,19 @@ class BatonError(Exception):
         return cls(**{name: str(failure.get(name, "")) for name in FIELDS})
 
     @classmethod
-    def from_exception(cls, error: BaseException, doing: str) -> BatonError:
-        """`error` itself when it is one of ours, else an `UNEXPECTED_ERROR` that carries its text."""
+    def from_exception(cls, error: BaseException, doing: str, *, away: bool = False) -> BatonError:
+        """`error` itself when it is one of ours, else an `UNEXPECTED_ERROR` that carries its text.
+
+        What a kernel did that CUDA ends a process for has codes of its own, whoever noticed it. `away`: the training
+        state was given back for a rollout when the kernel ran.
+        """
+        text = error.found if isinstance(error, BatonError) else str(error)
+        kernel = cuda_errors.kind_of(text)
+        if kernel is not None:
+            return cls.from_wire(cuda_errors.failure_of(kernel, text, doing, away=away))
         if isinstance(error, BatonError):
             return error
-        ours = _failure_in(str(error))
+        ours = _failure_in(text)
         if ours is not None:
             return cls.from_wire(ours)
         return cls(

@@ -97,6 +97,9 @@ _SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
     "baton_pool_set_arena": (c_int32, [c_void_p, c_int, c_uint64, c_uint64]),
     "baton_pool_open_arena": (c_int32, [c_void_p, c_int, c_uint64, c_uint64]),
     "baton_pool_grow_arena": (c_int32, [c_void_p, c_uint64]),
+    "baton_pool_open_shared": (c_int32, [c_void_p, c_int32, c_uint64]),
+    "baton_pool_write_shared": (c_int32, [c_void_p, c_void_p, c_uint64]),
+    "baton_pool_adopt_shared": (c_int32, [c_void_p, c_void_p, c_uint64]),
     "baton_pool_pause": (
         c_int32,
         [c_void_p, c_void_p, c_uint64, c_void_p, c_uint64, c_uint64, POINTER(PauseReport)],

@@ -7,20 +7,22 @@ from __future__ import annotations
 
 import os
 import sys
-import time
-from collections.abc import Callable
 
+from baton.building import Building
 from baton.errors import BatonError
 from baton.extensions import use_own_folder
 
 
-def prepare(say: Callable[[str], None]) -> None:
+def prepare() -> None:
     """Builds everything. Raises BatonError when something cannot be built."""
     from baton.training.build import build_allocator
 
     use_own_folder()
-    _timed(say, "PyTorch allocator", build_allocator)
-    _timed(say, "DeepSpeed's shared-memory collectives", _deepspeed_collectives)
+    with Building("PyTorch allocator"):
+        build_allocator()
+    # The compiler needs a minute and more for it.
+    with Building("DeepSpeed's shared-memory collectives"):
+        _deepspeed_collectives()
 
 
 def _deepspeed_collectives() -> object:
@@ -48,19 +50,9 @@ def _deepspeed_collectives() -> object:
         ) from error
 
 
-def _timed(say: Callable[[str], None], what: str, action: Callable[[], object]) -> None:
-    begin = time.perf_counter()
-    say(f"building {what} …")
-    action()
-    say(f"{what}: {time.perf_counter() - begin:.1f} s")
-
-
 def main() -> int:
-    def say(line: str) -> None:
-        print(f"baton.prepare: {line}", file=sys.stderr, flush=True)
-
     try:
-        prepare(say)
+        prepare()
     except BatonError as error:
         print(error, file=sys.stderr)
         return 1

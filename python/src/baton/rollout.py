@@ -77,7 +77,7 @@ class Rollout:
         self._ended = True
         self.open = False
         if error is not None:
-            self._connection.fail(error, "the rollout")
+            self._connection.fail(error, "the rollout", away=True)
             return False
         try:
             self._connection.send(Leave())
@@ -85,7 +85,8 @@ class Rollout:
             self._take_back(message.seq)
             self._check_logprobs()
         except BaseException as problem:
-            self._connection.fail(problem, "taking the GPUs back")
+            # A kernel of the block may have failed: CUDA says so at the next call.
+            self._connection.fail(problem, "taking the GPUs back", away=True)
             raise
         return False
 

@@ -25,7 +25,8 @@ from baton.protocol.messages import Metrics
 from baton.protocol.messages import Returned as ReturnedMessage
 from baton.rollout import Rollout
 from baton.training.manifest import Weights
-from baton.training.memory import Returned, TrainingMemory, current
+from baton.training.memory import TrainingMemory, current
+from baton.training.reports import Returned
 
 
 def attach(engine: Any, frozen: Sequence[Any] = (), *, memory: TrainingMemory | None = None) -> Session:

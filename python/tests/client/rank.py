@@ -70,6 +70,8 @@ def main() -> None:
         with session.rollout() as rollout:
             if "read" in sys.argv:
                 next(policy.parameters()).sum()  # the line that the log must have
+            if "illegal" in sys.argv:  # what the same comes to on a GPU
+                raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
             completions = rollout.generate(PROMPTS if step < 2 else [], sampling)
             more = rollout.generate([], sampling) if step == 0 else []
         write(

@@ -3,6 +3,7 @@ from __future__ import annotations
 import pickle
 
 import pytest
+import torch
 
 from baton import faults
 from baton.errors import BatonError
@@ -29,6 +30,47 @@ def test_an_unexpected_exception_keeps_its_text():
     error = BatonError.from_exception(ValueError("no such file"), "loading")
     assert error.code == "UNEXPECTED_ERROR"
     assert "loading failed: ValueError: no such file" in error.message
+
+
+ILLEGAL = (
+    "CUDA error: an illegal memory access was encountered\n"
+    "Search for `cudaErrorIllegalAddress' in https://docs.nvidia.com/cuda/ for more information.\n"
+    "CUDA kernel errors might be asynchronously reported at some other API call."
+)
+ASSERT = ILLEGAL.replace("an illegal memory access was encountered", "device-side assert triggered")
+
+
+def of_torch(text: str) -> Exception:
+    return torch.AcceleratorError(text)
+
+
+def of_driver(result: str) -> Exception:
+    return BatonError("CUDA_CALL_FAILED", f"cuStreamSynchronize failed with {result}.", found=f"{result} (7) from x")
+
+
+@pytest.mark.parametrize("error", [of_torch(ILLEGAL), of_driver("CUDA_ERROR_ILLEGAL_ADDRESS")])
+def test_a_kernel_that_touched_what_is_not_there_is_an_error_of_its_own(error: Exception):
+    elsewhere = BatonError.from_exception(error, "the training script")
+    inside = BatonError.from_exception(error, "the rollout", away=True)
+    assert elsewhere.code == inside.code == "CUDA_ILLEGAL_ACCESS"
+    assert "training memory" in inside.action
+    assert "training memory" not in elsewhere.action
+    assert "CUDA_LAUNCH_BLOCKING=1" in elsewhere.action
+    assert inside.found.endswith("while the training state was away for the rollout")
+    assert "\n" not in inside.message
+
+
+@pytest.mark.parametrize("error", [of_torch(ASSERT), of_driver("CUDA_ERROR_710")])
+def test_a_kernel_whose_check_failed_is_an_error_of_its_own(error: Exception):
+    found = BatonError.from_exception(error, "the rollout", away=True)
+    assert found.code == "CUDA_DEVICE_ASSERT"
+    assert found.action.startswith("An index is out of range")
+    assert "training memory" in found.action
+
+
+def test_other_errors_of_torch_stay_unexpected():
+    error = torch.AcceleratorError("CUDA error: no kernel image is available for execution on the device")
+    assert BatonError.from_exception(error, "the rollout", away=True).code == "UNEXPECTED_ERROR"
 
 
 def test_rules_are_read():

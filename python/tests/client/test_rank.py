@@ -319,3 +319,13 @@ def test_a_rank_that_reads_training_state_in_a_rollout_dies_with_the_line_in_its
         number for number, text in enumerate(RANK.read_text().splitlines(), start=1) if "the log must have" in text
     )
     assert f'rank.py", line {line} in main' in (controller.out / "log").read_text()
+
+
+def test_a_kernel_that_reads_training_state_in_a_rollout_is_told_with_what_to_do(start):
+    controller = start("2", "illegal")
+    controller.open_rollout(0)
+    failure = controller.receive(Failed).failure
+    assert failure.code == "CUDA_ILLEGAL_ACCESS"
+    assert "away for the rollout" in failure.found
+    assert "training memory" in failure.action
+    assert controller.end() == 1

@@ -37,7 +37,8 @@ def test_the_base_is_never_written_and_saved_once(job):
     for where, result in each(job):
         assert result["base_the_same"], where
         saved = result["saved_bytes"]
-        assert saved[0] - saved[-1] >= result["base_bytes"], where
+        # What all ranks have alike is saved by none of them (see test_sharing).
+        assert saved[0] - saved[-1] >= result["base_bytes"] - result["shared_bytes"], where
         assert len(set(saved[2:])) == 1, where
 
 

@@ -1,12 +1,13 @@
 /** `baton bench` on a GPU: runs the parts one after the other, then puts everything in the folder into one table. */
 import { randomUUID } from "node:crypto";
-import { mkdirSync, writeFileSync } from "node:fs";
+import { writeFileSync } from "node:fs";
 import { join, resolve } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { hasNvidiaDriver } from "../../cli/gpus.js";
 import { packageRoot, packageVersion } from "../../cli/package.js";
 import { findPython } from "../../cli/python.js";
 import { makeStandin, type Standin } from "../../controller/standin.js";
+import { folderUnusable, makeFolder } from "../../make-folder.js";
 import { libbatonPath, openNvml, pythonPath, standinFolder } from "../../native.js";
 import { formatRows, type Subject } from "../row.js";
 import { controlFailures, readControl, runControl } from "./control.js";
@@ -44,7 +45,11 @@ export interface GpuBenchOptions {
 /** @returns whether every part succeeded */
 export async function gpuBench(options: GpuBenchOptions): Promise<boolean> {
   const out = resolve(options.out);
-  for (const folder of ["parts", "logs", "runs"]) mkdirSync(join(out, folder), { recursive: true });
+  try {
+    for (const folder of ["parts", "logs", "runs"]) makeFolder(join(out, folder));
+  } catch (error) {
+    throw folderUnusable(out, error);
+  }
   const real = await hasNvidiaDriver();
   const python = await findPython(["torch", "numpy", "msgspec"], process.env, packageRoot, process.cwd());
   const standin = real ? null : benchStandin();

@@ -55,7 +55,12 @@ describe("the parameters of a model", () => {
   });
 
   it("of a config without sizes are an error that says what is missing", () => {
-    expect(() => shapeOf({ num_attention_heads: 4 })).toThrow(/hidden_size is not as expected/);
+    const refused = (config: Record<string, unknown>, expected: string, found: string): void =>
+      expect(() => shapeOf(config)).toThrow(expect.objectContaining({ code: "MODEL_CONFIG_INVALID", expected, found }));
+    refused({ num_attention_heads: 4 }, "`hidden_size`, a number", "no such key");
+    refused({ ...qwen7b, hidden_size: "wide" }, "`hidden_size`, a number", '"wide"');
+    refused({ ...qwen7b, num_hidden_layers: 0 }, "`num_hidden_layers`, at least 1", "0");
+    refused({ ...qwen7b, text_config: 3 }, "a map", "3");
   });
 
   it("of another architecture are unknown, and so is a broken checkpoint", () => {

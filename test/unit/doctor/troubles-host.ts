@@ -116,9 +116,9 @@ export const OF_HOST: readonly Trouble[] = [
   ],
   [
     "a new Python",
-    "PYTHON_VERSION:warning",
+    "PYTHON_VERSION:problem",
     ({ python }) => {
-      if (python) python.version = [3, 13];
+      if (python) python.version = [3, 14];
     },
   ],
   [

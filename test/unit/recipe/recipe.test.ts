@@ -264,12 +264,19 @@ describe("checks before a start", () => {
   });
 
   it("know when a GPU is too small, and for what", () => {
-    const need = { gpu: 1, totalBytes: 10, weightBytes: 4, cacheBytes: 6, stateBytes: 10, parameterBytes: 6 };
+    const need = {
+      ...{ gpu: 1, totalBytes: 10, weightBytes: 4, cacheBytes: 6, stateBytes: 10, parameterBytes: 6 },
+      ...{ segmentBytes: 2, simulated: false },
+    };
     expect(checkGpuSize(need)).toBeNull();
     expect(checkGpuSize({ ...need, cacheBytes: 7 })?.message).toMatch(/weights and cache/);
     expect(checkGpuSize({ ...need, stateBytes: 11 })?.message).toMatch(/training state/);
     expect(checkGpuSize({ ...need, parameterBytes: 7 })?.message).toMatch(/during a sync/);
     expect(checkGpuSize({ ...need, stateBytes: null, parameterBytes: null })).toBeNull();
+    // Memory is taken by the segment.
+    expect(checkGpuSize({ ...need, stateBytes: 9, segmentBytes: 8 })?.expected).toBe("at least 16 bytes");
+    expect(checkGpuSize({ ...need, stateBytes: 11 })?.action).toMatch(/Use larger GPUs/);
+    expect(checkGpuSize({ ...need, stateBytes: 11, simulated: true })?.action).toMatch(/--gpu-memory of `baton demo`/);
   });
 
   it("read the model's config.json", () => {

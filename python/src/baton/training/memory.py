@@ -13,9 +13,8 @@ import threading
 import time
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
@@ -31,35 +30,12 @@ from baton.training.holdings import Holding, Holdings, Role
 from baton.training.merging import MergedWeights
 from baton.training.moves import move_in, move_out, outside
 from baton.training.parking import Parking
-
-Stage = Literal["optimizer", "all"]
+from baton.training.reports import Paused, Returned, Stage
+from baton.training.sharing import share
 
 RESUME_DEADLINE_SECONDS = 600.0
 #: What comes back behind the forward and backward passes; the gate holds back whoever wants it earlier.
 _LATER = (Role.MASTER, Role.MOMENT)
-
-
-@dataclass(frozen=True)
-class Paused:
-    """What a pause did, in bytes. `outside_bytes`: training state that is not in the pool."""
-
-    released_bytes: int
-    saved_bytes: int
-    clean_bytes: int
-    dead_bytes: int
-    kept_bytes: int
-    outside_bytes: int
-    seconds: float
-    simulated_seconds: float | None
-
-
-@dataclass(frozen=True)
-class Returned:
-    """A finished resume: bytes copied back, and how long the training had to wait for it."""
-
-    copied_bytes: int
-    waited_seconds: float
-    seconds: float
 
 
 class TrainingMemory:
@@ -78,12 +54,14 @@ class TrainingMemory:
         self._engine: Any = None
         self._frozen: Sequence[Any] = ()
         self._first_step: FirstStep | None = None
-        self._away_guard: AwayGuard | None = None
+        self._away_guard = AwayGuard(lambda: self._paused is not None)
         self._holdings = Holdings(())
         self._unknown: list[tuple[int, int]] = []
         self._parking = Parking(self.pool)
         #: What the engine gets of a policy with adapters in place of the weights that they change.
         self.merged: MergedWeights | None = None
+        #: Ranges of what never changes that one rank of the node keeps in host memory for all.
+        self._shared: set[tuple[int, int]] = set()
         self._paused: Stage | None = None
         self._arena: ArenaGrowth | None = None
         self.gate = Gate()
@@ -136,17 +114,24 @@ class TrainingMemory:
             # The process group keeps the tensor of its last barrier, which may be one of the construction.
             torch.distributed.barrier()
         holdings = self._adopt()
+        self._share_frozen()
         if self._first_step is None:
             self._first_step = FirstStep(engine, self.__enter__, lambda: self.__exit__(None, None, None))
-        if self._away_guard is not None:
-            self._away_guard.remove()
-        modules = [deepspeed_state.module_of(user) for user in (engine, *self._frozen)]
-        self._away_guard = AwayGuard(modules, lambda: self._paused is not None)
+        self._away_guard.remove()
+        self._away_guard.watch([engine.module])
+        modules = map(deepspeed_state.module_of, self._frozen)
+        self._away_guard.watch(modules, lambda: self._parking.holds(self._ranges(Role.REFERENCE)))
         self._declare_worth()
         self._park(Role.MERGED)
         if self._arena is not None:
             self._arena.settle(self.arena_bytes_needed())
         return holdings
+
+    def _share_frozen(self) -> None:
+        """Collective."""
+        never_changed = self._holdings.of(Role.FROZEN, Role.REFERENCE)
+        taken = [self._backend.taken(held.bytes) for held in never_changed]
+        self._shared = share(self.pool, self.device, never_changed, taken)
 
     def detach(self) -> None:
         """Forgets the engine, so that another can be attached. Its memory stays in the pool until it is freed."""
@@ -155,11 +140,11 @@ class TrainingMemory:
             raise _wrong_state("detach", "the memory is paused")
         if self._first_step is not None:
             self._first_step.stop()
-        if self._away_guard is not None:
-            self._away_guard.remove()
+        self._away_guard.remove()
         self._parking.bring_back()
-        self._engine, self._frozen, self._first_step, self._away_guard, self._unknown = None, (), None, None, []
+        self._engine, self._frozen, self._first_step, self._unknown = None, (), None, []
         self._holdings, self.merged = Holdings(()), None
+        self._shared = set()
 
     @property
     def engine(self) -> Any:
@@ -211,7 +196,11 @@ class TrainingMemory:
 
     def arena_bytes_needed(self) -> int:
         """Host memory that a pause needs at most: everything live, and moments that do not exist yet."""
-        needed = sum(held.bytes for held in self._holdings if held.role not in (Role.COMMUNICATION, Role.MERGED))
+        needed = sum(
+            held.bytes
+            for held in self._holdings
+            if held.role not in (Role.COMMUNICATION, Role.MERGED) and held.range not in self._shared
+        )
         needed += sum(size for _, size in self._unknown)
         if self._engine is not None and not self.complete:
             masters = deepspeed_state.masters_of(self._engine)
@@ -356,6 +345,10 @@ class TrainingMemory:
             self.on_return(how)
 
     # ---- figures ----------------------------------------------------------------------------------------
+
+    def shared_bytes(self) -> int:
+        """Of what never changes: the bytes that this rank has in common with the others of its node."""
+        return sum(size for _, size in self._shared)
 
     def state_bytes(self) -> int:
         """Parameters, masters and moments of this rank by the formula of its ZeRO stage."""

@@ -37,11 +37,14 @@ def move_in(holdings: Iterable[Holding], backend: Backend) -> int:
             found="; ".join(problems[:8]) + (f"; and {len(problems) - 8} more" if len(problems) > 8 else ""),
             action="Build the model inside `with baton.training_memory():`, or clone these tensors before.",
         )
+    fixed = {holding.storage._cdata for holding in moving if not holding.storage.resizable()}
+    users = tensors_of(fixed, backend.device_type) if fixed else {}
     for holding in moving:
-        if holding.storage.resizable():
-            backend.rehome(holding.storage)
+        key = holding.storage._cdata
+        if key in fixed:
+            _replace(holding, users.get(key, []))
         else:
-            _replace(holding)
+            backend.rehome(holding.storage)
     return sum(holding.bytes for holding in moving)
 
 
@@ -66,15 +69,15 @@ def _overlapping(moving: list[Holding]) -> list[str]:
     ]
 
 
-def _replace(holding: Holding) -> None:
-    """Gives the tensors of a storage whose memory is not torch's own (a mapped file, numpy) a new storage.
+def _replace(holding: Holding, users: Iterable[torch.Tensor]) -> None:
+    """Gives `users`, the tensors of a storage whose memory is not torch's own (a mapped file, numpy), a new storage.
 
     The old memory stays as it is for whoever else looks at it.
     """
     old = holding.storage
     new = torch.empty(old.nbytes(), dtype=torch.uint8, device=old.device).untyped_storage()
     new.copy_(old)
-    for tensor in tensors_of({old._cdata}, old.device.type):
+    for tensor in users:
         view = torch.empty(0, dtype=tensor.dtype, device=old.device)
         view.set_(new, tensor.storage_offset(), tensor.size(), tensor.stride())
         tensor.data = view

@@ -6,7 +6,7 @@ something else stays with it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -30,7 +30,8 @@ class Parking:
 
         Contents are kept as the pool's declarations say. Waits for a resume in the background.
         """
-        self._pool.pause(live=live, keep=self._others(ranges, live))
+        blocks = self._pool.blocks() if live is None else live
+        self._pool.pause(live=live, keep=others(ranges, blocks, self._pool.base, self._pool.segment_bytes))
         self._away.update(ranges)
 
     def bring_back(self, ranges: Ranges | None = None) -> None:
@@ -47,34 +48,48 @@ class Parking:
         self._away = dict(ranges)
         return ranges
 
-    def _others(self, ranges: Ranges, live: native.Array | None) -> Ranges:
-        """All of the pool's addresses but the segments in which only `ranges` are live."""
-        blocks = self._pool.blocks() if live is None else live
-        mine = self._segments(ranges)
-        starts = np.sort(np.array([address for address, _ in ranges], dtype=np.uint64))
-        ends = {address: address + size for address, size in ranges}
-        for block in blocks:
-            address, size = int(block["address"]), int(block["bytes"])
-            position = int(np.searchsorted(starts, np.uint64(address), side="right")) - 1
-            covered = position >= 0 and address + size <= ends[int(starts[position])]
-            if not covered:
-                mine -= self._segments([(address, size)])
-        return list(_gaps(sorted(mine), self._pool.base, self._pool.segment_bytes))
-
-    def _segments(self, ranges: Ranges) -> set[int]:
-        base, unit = self._pool.base, self._pool.segment_bytes
-        found: set[int] = set()
-        for address, size in ranges:
-            if size > 0:
-                found.update(range((address - base) // unit, (address + size - 1 - base) // unit + 1))
-        return found
+    def holds(self, ranges: Ranges) -> bool:
+        """Whether any of `ranges` is parked."""
+        return any(address in self._away for address, _ in ranges)
 
 
-def _gaps(segments: Iterable[int], base: int, unit: int) -> Iterable[tuple[int, int]]:
-    begin = base
-    for index in segments:
-        start = base + index * unit
-        if start > begin:
-            yield begin, start - begin
-        begin = start + unit
-    yield begin, base + _REACH - begin
+def others(ranges: Ranges, blocks: native.Array, base: int, unit: int) -> list[tuple[int, int]]:
+    """All addresses from `base` on, but the segments of `unit` bytes in which only `ranges` have live `blocks`.
+
+    A block is theirs when it lies in one of them. There may be very many of both.
+    """
+    starts, ends = _bounds(native.ranges(ranges))
+    mine = _segments(starts - base, ends - base, unit)
+    block_starts, block_ends = _bounds(blocks)
+    position = np.searchsorted(starts, block_starts, side="right") - 1
+    covered = np.zeros(len(block_starts), dtype=bool)
+    inside = position >= 0
+    covered[inside] = block_ends[inside] <= ends[position[inside]]
+    # Both ascend, so of the blocks that begin at or before a segment the last one reaches farthest.
+    first = (block_starts[~covered] - base) // unit
+    last = np.maximum.accumulate((block_ends[~covered] - 1 - base) // unit)
+    before = np.searchsorted(first, mine, side="right") - 1
+    touched = np.zeros(len(mine), dtype=bool)
+    touched[before >= 0] = last[before[before >= 0]] >= mine[before >= 0]
+    return _gaps(mine[~touched], base, unit)
+
+
+def _bounds(ranges: native.Array) -> tuple[native.Array, native.Array]:
+    """Begin and end of each that is not empty, in the order of their begins."""
+    kept = np.sort(ranges[ranges["bytes"] > 0], order=["address", "bytes"])
+    starts = kept["address"].astype(np.int64)
+    return starts, starts + kept["bytes"].astype(np.int64)
+
+
+def _segments(starts: native.Array, ends: native.Array, unit: int) -> native.Array:
+    """Numbers of the segments that these bytes touch, ascending, each once."""
+    spans = [np.arange(start // unit, (end - 1) // unit + 1) for start, end in zip(starts, ends, strict=True)]
+    return np.unique(np.concatenate([np.zeros(0, dtype=np.int64), *spans]))
+
+
+def _gaps(segments: native.Array, base: int, unit: int) -> list[tuple[int, int]]:
+    """All that lies between these segments, before and after them."""
+    begins = np.concatenate([[base], base + (segments + 1) * unit])
+    finishes = np.concatenate([base + segments * unit, [base + _REACH]])
+    some = finishes > begins
+    return list(zip(begins[some].tolist(), (finishes[some] - begins[some]).tolist(), strict=True))

@@ -45,9 +45,14 @@ def storages_in(blocks: native.Array, known: Container[int], device_type: str) -
     return list(found.values())
 
 
-def tensors_of(keys: Container[int], device_type: str) -> list[torch.Tensor]:
-    """All tensors of Python on `device_type` whose storage is one of `keys`."""
-    return [tensor for tensor in _tensors(device_type) if tensor.untyped_storage()._cdata in keys]
+def tensors_of(keys: Container[int], device_type: str) -> dict[int, list[torch.Tensor]]:
+    """All tensors of Python on `device_type` whose storage is one of `keys`, by that. Looks at every object once."""
+    found: dict[int, list[torch.Tensor]] = {}
+    for candidate in _tensors(device_type):
+        key = candidate.untyped_storage()._cdata
+        if key in keys:
+            found.setdefault(key, []).append(candidate)
+    return found
 
 
 def _tensors(device_type: str) -> list[torch.Tensor]:

@@ -138,6 +138,7 @@ def one(shape: Shape, memory: TrainingMemory, cycles: int) -> dict[str, Any]:
         found["merged_away"] &= not any(common.readable(address) for address in merged)
     after = whole(engine)
     found["base_the_same"] = all(torch.equal(after[name], value) for name, value in base.items())
+    found["shared_bytes"] = memory.shared_bytes()
     found["base_bytes"] = memory.holdings.bytes_of(Role.FROZEN)
     with engine.module.disable_adapter():
         found["adapter_off"] = code_of(memory.prepare)

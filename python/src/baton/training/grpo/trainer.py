@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from baton.errors import BatonError
 from baton.training.grpo.batch import GeneratedBatch
 from baton.training.grpo.figures import Figures
 from baton.training.grpo.loss import LossOptions, Normaliser, policy_loss
@@ -81,15 +82,29 @@ class Trainer:
     def prepare(self, batch: GeneratedBatch) -> None:
         """What belongs to the generated batch and not to a pass: old logprobs and those of the reference.
 
-        Once, before its first step. Raises BatonError STALE_COMPLETION.
+        Once, before its first step. Raises BatonError STALE_COMPLETION, BAD_GENERATED_BATCH.
         """
         batch.check_epoch(int(self._engine.global_steps), allow=self._options.stale == "allow")
-        micros = batch.micro_batches(self._options.micro_batch)
+        micros = self._micros(batch)
         if self.needs_old_logprobs:
             batch.set_old_logprobs(micros, self._logprobs(self._engine, micros))
         if self._options.beta > 0:
             with self._reference_phase(), self._policy.as_reference() as reference:
                 batch.set_reference_logprobs(micros, self._logprobs(reference, micros))
+
+    def _micros(self, batch: GeneratedBatch) -> list[MicroBatch]:
+        micros = batch.micro_batches(self._options.micro_batch)
+        rows = [len(micro.samples) for micro in micros]
+        if rows != [self._options.micro_batch] * self.micro_batches:
+            # With fewer on one rank its steps would be others than those of the rest.
+            raise BatonError(
+                "BAD_GENERATED_BATCH",
+                "A generated batch is not of the size that the options say.",
+                expected=f"{self.micro_batches} micro-batches of {self._options.micro_batch} samples on this rank",
+                found=f"micro-batches of {', '.join(map(str, rows)) or 'no'} samples",
+                action="Give all completions of one rollout, failed ones too: they are left out of the loss there.",
+            )
+        return micros
 
     def _logprobs(self, model: Any, micros: list[MicroBatch]) -> list[Tensor]:
         """Without dropout: the engine that sampled has none either."""
@@ -110,7 +125,7 @@ class Trainer:
 
         Collective. Between two steps a checkpoint may be saved; the batch has to be used to its end.
         """
-        micros = batch.micro_batches(self._options.micro_batch)
+        micros = self._micros(batch)
         normalisers = self._normalisers(micros, begin)
         self._engine.module.train()
         started = time.perf_counter()
