@@ -9,7 +9,6 @@ import { z } from "zod";
 import { BatonError } from "../errors.js";
 import {
   checkRecipeAndModel,
-  type GrpoSection,
   grpoSection,
   loadRecipe,
   type Override,
