@@ -66,8 +66,9 @@ def test_prompts_are_cut_between_characters() -> None:
     assert cut("é" * 40) == "é" * 24
     assert cut("a" + "é" * 40) == "a" + "é" * 23
     assert cut("short") == "short"
-    chat = [{"role": "system", "content": "s" * 90}, *({"role": "user", "content": str(n)} for n in range(5))]
-    assert [each["content"] for each in cut(chat)] == ["s" * TEXT_BYTES, "3", "4"]
+    chat: Any = [{"role": "system", "content": "s" * 90}, *({"role": "user", "content": str(n)} for n in range(5))]
+    shortened: Any = cut(chat)
+    assert [each["content"] for each in shortened] == ["s" * TEXT_BYTES, "3", "4"]
 
 
 @pytest.mark.parametrize(

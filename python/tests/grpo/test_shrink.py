@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +20,10 @@ NAMES = sorted(path.name for path in SHAPES.iterdir())
 
 
 @pytest.fixture(scope="module", params=NAMES)
-def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Path]]:
+def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     out = tmp_path_factory.mktemp("small")
     shrink(SHAPES / request.param, out)
-    yield SHAPES / request.param, out
+    return SHAPES / request.param, out
 
 
 def test_what_decides_how_a_model_is_split_stays(pair: tuple[Path, Path]) -> None:
