@@ -6,7 +6,7 @@ check held.
 
     eager, graphs  the adapter with a model of SmolLM2's shape: weights, tokens, logprobs, memory, a second epoch
     stock          vLLM alone with the same checkpoint from disk: its tokens, its own sleep and wake
-    moe            a small mixture of experts, which takes the engine's own load_weights (vLLM's _moe_C is needed)
+    moe            a small mixture of experts (vLLM's _moe_C is needed)
     big, bigstock  the same times with a model of Qwen2.5-7B's shape
 """
 

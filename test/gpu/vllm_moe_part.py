@@ -1,4 +1,4 @@
-"""A mixture of experts in vLLM: a model whose weights Baton does not know by heart, synced all the same."""
+"""A mixture of experts in vLLM, whose weights Baton does not know by heart: recorded and copied all the same."""
 
 from __future__ import annotations
 
@@ -66,8 +66,10 @@ def moe(folder: Path, part: str) -> Results:
         results.check("sums agree", synced.sums_agree)
         results.check("equal to load_weights", synced.workers[0].compared in (None, []), synced.workers[0].compared)
         model.cuda()
-        check_greedy(results, engine, model, folder, part)
-        check_logprobs(results, "of a mixture of experts", engine, model, 1.0, 1.0)
+        # A router that rounds the other way takes another expert: single tokens differ by far more than in a dense
+        # model. That the weights are the right ones is proven above, and by the mean here.
+        check_greedy(results, engine, model, folder, part, largest=1.0)
+        check_logprobs(results, "of a mixture of experts", engine, model, 1.0, 1.0, largest=3.0)
         engine.sleep()
         results.check("ends in order", engine.shutdown() == 0)
     return results

@@ -47,23 +47,10 @@ def measure(job: Job, results: Results) -> None:
         placed.append((name, list(shape), at))
         at += elements
     results.value("copied bytes", 2 * at)
-    results.step("IPC transfer")
-    llm.init_weight_transfer_engine({"init_info": {}})
-    packing: tuple[tuple[str, dict[str, Any]], ...] = (
-        ("unpacked", {"packed": False}),
-        ("packed", {"packed": True, "packed_buffer_size_bytes": _PACKED_BYTES}),
-    )
-    for name, arguments in packing:
-        for _ in range(job.cycles + 1):
-            results.timed(f"ipc {name} seconds", partial(transfer, llm, tensors, **arguments))
-            # What was sent is held until the sender asks whether the receiver has let go of it.
-            gc.collect()
-            torch.cuda.ipc_collect()
-            results.show()
     results.step("load_weights from one mapped buffer")
     from torch.multiprocessing.reductions import reduce_tensor
 
-    torch.cuda.empty_cache()
+    # First of all: what a transfer has sent is held for long, and the bucket needs the room.
     bucket = torch.empty_like(flat)
     bucket.copy_(flat)
     torch.cuda.synchronize()
@@ -80,6 +67,21 @@ def measure(job: Job, results: Results) -> None:
         results.timed("gather and load seconds", gathered)
         results.show()
     llm.collective_rpc("bench_close")
+    del bucket
+    torch.cuda.empty_cache()
+    results.step("IPC transfer")
+    llm.init_weight_transfer_engine({"init_info": {}})
+    packing: tuple[tuple[str, dict[str, Any]], ...] = (
+        ("unpacked", {"packed": False}),
+        ("packed", {"packed": True, "packed_buffer_size_bytes": _PACKED_BYTES}),
+    )
+    for name, arguments in packing:
+        for _ in range(job.cycles + 1):
+            results.timed(f"ipc {name} seconds", partial(transfer, llm, tensors, **arguments))
+            # What was sent is held until the sender asks whether the receiver has let go of it.
+            gc.collect()
+            torch.cuda.ipc_collect()
+            results.show()
     results.value("tokens after", generate(llm, PROMPTS, 8, temperature=0.0))
 
 
