@@ -118,6 +118,39 @@ describe("a whole run of demo.yaml", { timeout: 600_000 }, () => {
     });
   });
 
+  // In fp32, where the two must agree to 1e-4: adapters that have taken one step are not large.
+  const lora = [
+    "grpo.lora.rank=4",
+    "engine.dtype=float32",
+    "checks.logprobMaxBound=null",
+    "checks.logprobMeanBound=null",
+  ];
+  const withLora = [...lora, "grpo.batches=2", "grpo.learning_rate=3e-3", "grpo.held_out_limit=64"].flatMap((value) => [
+    "--set",
+    value,
+  ]);
+
+  it("with adapters under ZeRO-3 gives the engine what is trained", async () => {
+    await withFolder(async (folder) => {
+      const baton = run(folder, ...withLora, "--set", "grpo.zero_stage=3");
+      expectDone(baton, await baton.ended);
+      expect(existsSync(join(baton.out, "model/adapter_model.safetensors"))).toBe(true);
+    });
+  });
+
+  it("ends where adapters are not merged", async () => {
+    await withFolder(async (folder) => {
+      const words = ["grpo", join(examples, "demo.yaml"), "--out", join(folder, "out"), "--log", ...withLora];
+      const faults = { BATON_PYTHON: python, TMPDIR: folder, BATON_FAULTS: "rank.merge.skip" };
+      const baton = new Baton(folder, words, faults);
+      const { code, output } = await baton.ended;
+      expect(code).toBe(1);
+      // The sums of ranks and workers agree: both have the base.
+      expect(output).toContain("LOGPROB_MISMATCH: ");
+      expect(baton.summary().checks.weightChecksumsFailed).toBe(0);
+    });
+  });
+
   it.skipIf(!ALL)("goes on from a checkpoint", async () => {
     await withFolder(async (folder) => {
       const first = run(folder, "--set", "grpo.batches=2", "--set", "grpo.checkpoint_every=2");

@@ -150,6 +150,7 @@ CHANGES: dict[str, dict[str, Any]] = {
     "zero_stage": {"zero_stage": 2},
     "dtype": {"dtype": "float32"},
     "parameters": {"model": "other"},
+    "start": {"model": "same shape"},
     "lora": {"lora": LORA | {"dropout": 0.1}},
     "prompts": {"prompts": 8},
     "num_generations": {"num_generations": 2},
@@ -172,7 +173,8 @@ def test_a_checkpoint_of_another_shape_is_refused(name: str, folder: Path, first
     assert LORA_RUN.plan(folder, resume=checkpoint).checkpoint is not None
     changes = dict(CHANGES[name])
     if "model" in changes:
-        changes["model"] = str(make_model(tmp_path / "other", intermediate_size=64))
+        other = {"intermediate_size": 64} if name == "parameters" else {"initializer_range": 0.1}
+        changes["model"] = str(make_model(tmp_path / "other", **other))
     error = error_of(lambda: LORA_RUN.plan(folder, resume=checkpoint, **changes), "CHECKPOINT_MISMATCH")
     assert f"its {name} is not this run's" in error.message
     assert error.expected.startswith(f"{name}: ")

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from baton import faults
 from baton.training.adapters import Weight, check_active, engine_weights
 from baton.training.held import held, span
 
@@ -71,14 +72,15 @@ class MergedWeights:
 
         Raises BatonError ADAPTER_OFF.
         """
+        unmerged = faults.hit("rank.merge.skip") is not None
         for begin in range(0, len(self._weights), _GATHERED_LAYERS):
             part = self._weights[begin : begin + _GATHERED_LAYERS]
             factors = [factor for weight in part for pair in _factors(weight.layer) for factor in pair[:2]]
             with torch.no_grad(), _gathered(factors):
                 for weight in part:
-                    self._merge_one(weight)
+                    self._merge_one(weight, unmerged)
 
-    def _merge_one(self, weight: Weight) -> None:
+    def _merge_one(self, weight: Weight, unmerged: bool) -> None:
         check_active(weight.layer)
         first, count = span(weight.parameter)
         if count == 0:
@@ -91,7 +93,7 @@ class MergedWeights:
             # Elements [begin, end) of the whole weight: these rows, as far as this rank holds them.
             begin, end = max(first, row * columns), min(first + count, (row + step) * columns)
             value = base[begin - first : end - first].to(torch.float32, copy=True)  # never the base itself
-            for a, b, scale in _factors(weight.layer):
+            for a, b, scale in () if unmerged else _factors(weight.layer):
                 rows = b[row : -(-end // columns)].float() @ a.float()
                 value += (rows * scale).view(-1)[begin - row * columns : end - row * columns]
             merged[begin - first : end - first] = value.to(merged.dtype)

@@ -87,6 +87,7 @@ def paused_run(shape: Shape, memory: TrainingMemory) -> dict[str, Any]:
                 "zeros": zeros,
                 "same_addresses": all(held.address == addresses[held.key] for held in memory.holdings),
                 "frozen_bytes": holdings.bytes_of(Role.FROZEN, Role.REFERENCE),
+                "shared_bytes": memory.shared_bytes(),
                 "clean_bytes": first.clean_bytes + second.clean_bytes,
             }
         )

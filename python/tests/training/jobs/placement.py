@@ -77,6 +77,7 @@ def placement() -> dict[str, Any]:
     memory.attach(engine, [reference])
     found["wrong_place"] = [held.names[0] for held in memory.holdings if not memory.pool.owns(held.address)]
     found["reference_bytes"] = sum(held.bytes for held in memory.holdings.of(Role.REFERENCE))
+    found["shared_bytes"] = memory.shared_bytes()
     found["prompts_left_the_pool"] = not memory.pool.owns(prompts.data_ptr())
     found["second_engine"] = code_of(lambda: memory.attach(object()))
     step_once(engine)

@@ -21,7 +21,7 @@ from typing import Any
 from baton.errors import BatonError
 from baton.training.grpo.data import TokenizedProblem
 from baton.training.grpo.options import GrpoOptions
-from baton.training.grpo.shape import ModelShape
+from baton.training.grpo.shape import ModelShape, weights_digest
 
 DESCRIPTION = "checkpoint.json"
 DEEPSPEED = "deepspeed"
@@ -60,6 +60,8 @@ def identity(
         "zero_stage": options.zero_stage,
         "dtype": options.dtype,
         "parameters": f"{shape.elements} elements, {shape.digest}",
+        # What a checkpoint does not hold: the base under an adapter, the model that KL is measured from.
+        "start": weights_digest(Path(options.model)) if options.lora is not None or options.beta > 0 else "not needed",
         "lora": None if options.lora is None else json.loads(json.dumps(asdict(options.lora))),
         "prompts": options.prompts,
         "num_generations": options.num_generations,
