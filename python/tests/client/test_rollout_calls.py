@@ -30,7 +30,7 @@ class Controller:
         assert kind is Resume
         return Resume(seq=1), []
 
-    def fail(self, error: BaseException, doing: str) -> None:
+    def fail(self, error: BaseException, doing: str, *, away: bool = False) -> None:
         self.sent.append((doing, error))
 
 
