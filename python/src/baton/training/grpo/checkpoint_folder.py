@@ -61,7 +61,7 @@ def identity(
         "dtype": options.dtype,
         "parameters": f"{shape.elements} elements, {shape.digest}",
         # What a checkpoint does not hold: the base under an adapter, the model that KL is measured from.
-        "start": weights_digest(Path(options.model)) if options.lora is not None or options.beta > 0 else "not needed",
+        "start": weights_digest(Path(options.model)),
         "lora": None if options.lora is None else json.loads(json.dumps(asdict(options.lora))),
         "prompts": options.prompts,
         "num_generations": options.num_generations,
