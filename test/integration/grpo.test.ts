@@ -42,6 +42,7 @@ const DRY_RUNS: readonly DryRun[] = [
       "rewards: math_verify, format;",
       "--ranks 8 --tp 4 --zero 3",
     ],
+    long: true,
   },
   { recipe: "smollm2-135m", shape: "smollm2-135m", ranks: 1, zero: 2, says: ["all parameters"], long: true },
   { recipe: "qwen2.5-7b-zero2", shape: "qwen2.5-7b", ranks: 8, zero: 2, says: ["ZeRO-2"], long: true },
@@ -125,10 +126,13 @@ describe("a whole run of demo.yaml", { timeout: 600_000 }, () => {
     "checks.logprobMaxBound=null",
     "checks.logprobMeanBound=null",
   ];
-  const withLora = [...lora, "grpo.batches=2", "grpo.learning_rate=3e-3", "grpo.held_out_limit=64"].flatMap((value) => [
-    "--set",
-    value,
-  ]);
+  const withLora = [
+    ...lora,
+    "grpo.batches=2",
+    "grpo.learning_rate=3e-3",
+    "grpo.held_out=null",
+    "grpo.evaluate_every=null",
+  ].flatMap((value) => ["--set", value]);
 
   it("with adapters under ZeRO-3 gives the engine what is trained", async () => {
     await withFolder(async (folder) => {
