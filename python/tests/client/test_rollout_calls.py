@@ -31,7 +31,7 @@ class Controller:
         return Resume(seq=1), []
 
     def fail(self, error: BaseException, doing: str, *, away: bool = False) -> None:
-        self.sent.append((doing, error))
+        self.sent.append((f"{doing}, state away" if away else doing, error))
 
 
 def rollout_of(controller: Any) -> Rollout:

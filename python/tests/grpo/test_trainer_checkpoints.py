@@ -158,6 +158,7 @@ CHANGES: dict[str, dict[str, Any]] = {
     "micro_batch": {"micro_batch": 2},
     "gradient_accumulation_steps": {"gradient_accumulation_steps": 1},
     "seed": {"seed": 4},
+    "temperature": {"temperature": 0.5},
     "problems": {"data": {"files": ["other_problems.jsonl"]}},
 }
 

@@ -47,10 +47,31 @@ def measure(job: Job, results: Results) -> None:
         placed.append((name, list(shape), at))
         at += elements
     results.value("copied bytes", 2 * at)
+    # First of all: what a transfer has sent is held for long, and the buffer needs the room.
+    load_from_buffer(job, results, llm, flat, placed)
+    torch.cuda.empty_cache()
+    results.step("IPC transfer")
+    llm.init_weight_transfer_engine({"init_info": {}})
+    packing: tuple[tuple[str, dict[str, Any]], ...] = (
+        ("unpacked", {"packed": False}),
+        ("packed", {"packed": True, "packed_buffer_size_bytes": _PACKED_BYTES}),
+    )
+    for name, arguments in packing:
+        for _ in range(job.cycles + 1):
+            results.timed(f"ipc {name} seconds", partial(transfer, llm, tensors, **arguments))
+            # What was sent is held until the sender asks whether the receiver has let go of it.
+            gc.collect()
+            torch.cuda.ipc_collect()
+            results.show()
+    results.value("tokens after", generate(llm, PROMPTS, 8, temperature=0.0))
+
+
+def load_from_buffer(
+    job: Job, results: Results, llm: Any, flat: torch.Tensor, placed: list[tuple[str, list[int], int]]
+) -> None:
     results.step("load_weights from one mapped buffer")
     from torch.multiprocessing.reductions import reduce_tensor
 
-    # First of all: what a transfer has sent is held for long, and the bucket needs the room.
     bucket = torch.empty_like(flat)
     bucket.copy_(flat)
     torch.cuda.synchronize()
@@ -67,22 +88,6 @@ def measure(job: Job, results: Results) -> None:
         results.timed("gather and load seconds", gathered)
         results.show()
     llm.collective_rpc("bench_close")
-    del bucket
-    torch.cuda.empty_cache()
-    results.step("IPC transfer")
-    llm.init_weight_transfer_engine({"init_info": {}})
-    packing: tuple[tuple[str, dict[str, Any]], ...] = (
-        ("unpacked", {"packed": False}),
-        ("packed", {"packed": True, "packed_buffer_size_bytes": _PACKED_BYTES}),
-    )
-    for name, arguments in packing:
-        for _ in range(job.cycles + 1):
-            results.timed(f"ipc {name} seconds", partial(transfer, llm, tensors, **arguments))
-            # What was sent is held until the sender asks whether the receiver has let go of it.
-            gc.collect()
-            torch.cuda.ipc_collect()
-            results.show()
-    results.value("tokens after", generate(llm, PROMPTS, 8, temperature=0.0))
 
 
 if __name__ == "__main__":

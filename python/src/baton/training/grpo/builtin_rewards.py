@@ -31,8 +31,9 @@ def math_verify(timeout_s: float = 5.0) -> RewardFunction:
         )
     verifier = MathVerifier(timeout_s)
 
-    def judge(completions: list[str], answer: list[Any]) -> list[float | Exception]:
-        return [verifier.judge(completion, str(each)) for completion, each in zip(completions, answer, strict=True)]
+    def judge(completions: list[str], answer: list[Any]) -> list[float | Exception | None]:
+        pairs = zip(completions, answer, strict=True)
+        return [None if each is None else verifier.judge(completion, str(each)) for completion, each in pairs]
 
     return judge
 
@@ -53,9 +54,12 @@ def format_matches(pattern: str) -> RewardFunction:
 def exact_match() -> RewardFunction:
     """1 where the completion is the column `answer`, but for white space around it, else 0."""
 
-    def judge(completions: list[str], answer: list[Any]) -> list[float]:
+    def judge(completions: list[str], answer: list[Any]) -> list[float | None]:
         pairs = zip(completions, answer, strict=True)
-        return [1.0 if completion.strip() == str(each).strip() else 0.0 for completion, each in pairs]
+        return [
+            None if each is None else 1.0 if completion.strip() == str(each).strip() else 0.0
+            for completion, each in pairs
+        ]
 
     return judge
 

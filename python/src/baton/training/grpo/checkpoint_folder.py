@@ -69,6 +69,8 @@ def identity(
         "micro_batch": options.micro_batch,
         "gradient_accumulation_steps": options.gradient_accumulation_steps,
         "seed": options.seed,
+        # Saved logprobs are at this one.
+        "temperature": options.temperature,
         "problems": f"{len(problems)} prompts, {tokens.hexdigest()[:16]}",
     }
 
@@ -128,6 +130,19 @@ def describe(folder: Path, whose: Mapping[str, Any], step: int, batch: int, posi
     draft = folder / f"{DESCRIPTION}.part"
     draft.write_text(json.dumps(values, indent=2) + "\n")
     draft.replace(folder / DESCRIPTION)
+
+
+def set_aside(options: GrpoOptions, after: int) -> None:
+    """Renames checkpoints of steps after `after`: they are of another course than the run that begins there now.
+
+    A new run (`after` 0) must neither count an older one's checkpoints as its own nor be resumed from them.
+    """
+    for folder in (Path(options.output) / "checkpoints").glob("step-*"):
+        if _NAME.fullmatch(folder.name) and int(folder.name.removeprefix("step-")) > after:
+            number = 1
+            while (aside := folder.with_name(f"earlier-{number}-{folder.name}")).exists():
+                number += 1
+            folder.rename(aside)
 
 
 def prune(options: GrpoOptions) -> None:

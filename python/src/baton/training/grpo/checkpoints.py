@@ -44,6 +44,9 @@ class Checkpoints:
     def load(self) -> Progress:
         """Goes on from the plan's checkpoint, if it has one. Inside of the training memory."""
         found = self._plan.checkpoint
+        if self._ranks.first:
+            folders.set_aside(self._options, 0 if found is None else found.step)
+        self._ranks.barrier()
         if found is None:
             return Progress()
         self._policy.engine.load_checkpoint(
@@ -52,6 +55,7 @@ class Checkpoints:
             # With an adapter only that was saved: the base comes from the model's folder.
             load_module_strict=not self._policy.has_adapter,
         )
+        self._take_options()
         path = folders.rank_file(found.folder, self._ranks.rank)
         state: dict[str, Any] = torch.load(path, weights_only=True, map_location="cpu")
         torch.set_rng_state(state["rng"])
@@ -60,11 +64,22 @@ class Checkpoints:
         batch = state.get("batch")
         return Progress(found.batch, found.position, None if batch is None else GeneratedBatch.from_state(batch))
 
+    def _take_options(self) -> None:
+        """What was loaded has the learning rate, betas and weight decay of the run that saved it."""
+        options, engine = self._options, self._policy.engine
+        for group in engine.optimizer.param_groups:
+            group["initial_lr"] = options.learning_rate
+            group["lr"] = options.learning_rate_at(int(engine.global_steps) + 1)
+            group["betas"] = tuple(options.betas)
+            group["weight_decay"] = options.weight_decay
+        engine.lr_scheduler.base_lrs = [options.learning_rate] * len(engine.lr_scheduler.base_lrs)
+
     def save(self, step: int, progress: Progress) -> Path:
         """Saves everything after optimizer step `step`. A checkpoint is whole, or not there for `resume: auto`."""
         folder = folders.folder_of(self._options, step)
         if self._ranks.first:
             folder.mkdir(parents=True, exist_ok=True)
+            (folder / folders.DESCRIPTION).unlink(missing_ok=True)  # half of it overwritten must not look whole
         self._ranks.barrier()
         self._policy.engine.save_checkpoint(
             str(folder),

@@ -13,7 +13,6 @@ from baton.training.grpo.checkpoint_folder import Found, find, identity
 from baton.training.grpo.data import (
     Order,
     TokenizedProblem,
-    columns_of,
     load_held_out,
     load_problems,
     tokenize,
@@ -69,9 +68,8 @@ def make_plan(
     rewards = Rewards(
         [load_reward(each, folder) for each in options.rewards], [each.weight for each in options.rewards]
     )
-    for some in (problems, tokenized):
-        if some:
-            rewards.check(list(columns_of([each.problem for each in some])))
+    for each in (*problems, *tokenized):
+        rewards.check(list(each.problem.columns), each.problem.place)
     whose = identity(options, shape, ranks, problems)
     return Plan(
         options=options,

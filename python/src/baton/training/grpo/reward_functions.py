@@ -61,12 +61,12 @@ class Reward:
         given.pop("completions", None)
         return self.function(samples["completions"], **given)
 
-    def check(self, columns: Sequence[str]) -> None:
+    def check(self, columns: Sequence[str], place: str = "the data") -> None:
         """Whether these columns are enough. Raises BatonError REWARD_COLUMN_MISSING."""
         for name in sorted(self.needs - {"prompts", "completions", *columns}):
             raise BatonError(
                 "REWARD_COLUMN_MISSING",
-                f"The reward function {self.name} needs a column that the data does not have.",
+                f"The reward function {self.name} needs a column that {place} does not have.",
                 expected=f"a column `{name}`; {nearest(name, columns, whose='those there')}",
                 found=f"the columns {', '.join(columns) or '(none)'}",
                 action="Name the column in grpo.data.columns, or give the argument a default value.",

@@ -71,10 +71,10 @@ class Rewards:
     def names(self) -> list[str]:
         return [function.name for function in self.functions]
 
-    def check(self, columns: Sequence[str]) -> None:
-        """Whether the problems have the columns that the functions need. Raises BatonError REWARD_COLUMN_MISSING."""
+    def check(self, columns: Sequence[str], place: str = "the data") -> None:
+        """Whether a problem has the columns that the functions need. Raises BatonError REWARD_COLUMN_MISSING."""
         for function in self.functions:
-            function.check(columns)
+            function.check(columns, place)
 
     def judge(self, prompts: Sequence[Any], completions: Sequence[str], columns: Mapping[str, Sequence[Any]]) -> Judged:
         """Judges samples: a prompt (as in the data), a completion and a value of every column for each.

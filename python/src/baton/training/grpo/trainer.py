@@ -132,11 +132,12 @@ class Trainer:
         for position in range(begin, self.passes):
             micro = micros[position % len(micros)].to(self._policy.device)
             at_boundary = bool(self._engine.is_gradient_accumulation_boundary())
+            learning_rate = float(self._engine.get_lr()[0])  # before the scheduler goes on to the next step
             self._backward(micro, normalisers[position])
             self._engine.step()
             if at_boundary:
                 ended = time.perf_counter()
-                yield self._step(position + 1, ended - started)
+                yield self._step(position + 1, learning_rate, ended - started)
                 started = time.perf_counter()
 
     def _backward(self, micro: MicroBatch, normaliser: Normaliser) -> None:
@@ -164,7 +165,7 @@ class Trainer:
             groups[step] = groups.get(step, torch.zeros_like(counts[0])) + counts[position % len(micros)]
         return [Normaliser.from_tensor(groups[(offset + position) // accumulation]) for position in range(self.passes)]
 
-    def _step(self, position: int, seconds: float) -> Step:
+    def _step(self, position: int, learning_rate: float, seconds: float) -> Step:
         losses = torch.stack(self._losses)
         sums, maxima = self._figures.tensor()
         summed = self._ranks.sum(torch.cat([losses.sum()[None], sums]))
@@ -178,7 +179,6 @@ class Trainer:
             loss=float(summed[0]) / (len(losses) * self._ranks.count),
             figures=figures,
             gradient_norm=None if norm is None else float(norm),
-            # Not the scheduler's, which has already gone on to the next step.
-            learning_rate=self._options.learning_rate_at(int(self._engine.global_steps)),
+            learning_rate=learning_rate,
             seconds=seconds,
         )
