@@ -66,6 +66,8 @@ RUNS = [
     # After its second step another step is begun in the same batch, and ended in the next.
     Run(SPAN, "float32", stop=2, resumed=(2,)),
 ]
+#: A learning rate that none of them has.
+FASTER = 0.125
 #: Begun in the middle of a batch, with dropout: what a checkpoint has beside DeepSpeed's part is lost here on purpose.
 SPOILED = RUNS[3]
 

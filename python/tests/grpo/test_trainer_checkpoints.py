@@ -5,18 +5,19 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
-from checkpoint_cases import RUNS, SPOILED, Run, prepare
+from checkpoint_cases import FASTER, RUNS, SPOILED, Run, prepare
 from peft import PeftModel
 from recipes import error_of
 from standin import Standin, require_build
 from trainer_cases import LORA, RANKS, make_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from baton.training.grpo.checkpoint_folder import DESCRIPTION
+from baton.training.grpo.checkpoint_folder import DESCRIPTION, set_aside
 
 JOB = Path(__file__).parent / "jobs" / "checkpoint_runs.py"
 
@@ -91,6 +92,31 @@ def test_what_would_be_lost_without_it_is_seen(lost: str, first: list[Found], se
         never, spoiled = found[SPOILED.name]["steps"], later[lost]["steps"]
         assert spoiled.keys() == {step for step in never if step > SPOILED.resumed[0]}
         assert all(values[0] != never[step][0] for step, values in spoiled.items())
+
+
+def test_a_resumed_run_takes_the_learning_rate_that_it_is_given(first: list[Found], second: list[Found]) -> None:
+    for found, later in zip(first, second, strict=True):
+        never, faster = found[SPOILED.name], later["faster"]
+        rates = {step: float.fromhex(values[2]) for step, values in faster["steps"].items()}
+        assert rates.keys() == {step for step in never["steps"] if step > SPOILED.resumed[0]}
+        factor = FASTER / LORA_RUN.case.options(Path("any")).learning_rate
+        for step, rate in rates.items():
+            assert rate == pytest.approx(factor * float.fromhex(never["steps"][step][2]))
+        assert not same(faster["parameters"], never["parameters"])
+
+
+def test_checkpoints_of_another_course_are_renamed(copied: Path) -> None:
+    place = copied / "checkpoints"
+    options = SimpleNamespace(output=str(copied))
+
+    def names() -> list[str]:
+        return sorted(path.name for path in place.iterdir())
+
+    set_aside(options, after=1)  # pyright: ignore[reportArgumentType]
+    assert names() == ["earlier-1-step-00000002", "step-00000001"]
+    shutil.copytree(place / "step-00000001", place / "step-00000002")
+    set_aside(options, after=0)  # pyright: ignore[reportArgumentType]
+    assert names() == ["earlier-1-step-00000001", "earlier-1-step-00000002", "earlier-2-step-00000002"]
 
 
 @each_run

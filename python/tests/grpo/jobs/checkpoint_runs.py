@@ -16,7 +16,7 @@ from typing import Any
 
 import deepspeed
 import torch
-from checkpoint_cases import RUNS, SPOILED, Run
+from checkpoint_cases import FASTER, RUNS, SPOILED, Run
 from engine_state import handoff, whole
 from trainer_cases import as_batch, samples_of
 from training.jobs import common
@@ -105,6 +105,8 @@ def second(run: Run, folder: Path, memory: TrainingMemory) -> dict[str, Any]:
     found = {f"{run.name} from {step}": train(plan, memory) for step, plan in plans.items()}
     if run is SPOILED:
         plan = plans[run.resumed[0]]
+        faster = run.plan(folder, output="faster", resume=run.checkpoint(folder, run.resumed[0]), learning_rate=FASTER)
+        found["faster"] = train(faster, memory)
         found |= {spoil.__name__: train(plan, memory, spoil=spoil) for spoil in (other_dropout, new_old_logprobs)}
     return found
 
