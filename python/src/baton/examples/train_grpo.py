@@ -26,6 +26,7 @@ from baton.training.grpo.checkpoints import Checkpoints, Progress
 from baton.training.grpo.logs import RunLog
 from baton.training.grpo.plan import Plan, read_plan
 from baton.training.grpo.policy_model import build_policy
+from baton.training.grpo.preflight import settle
 from baton.training.grpo.ranks import Ranks
 from baton.training.grpo.sampler import Answers, Metrics, Sampler
 from baton.training.grpo.trainer import Step, Trainer
@@ -169,6 +170,8 @@ def main() -> None:
             print(f"baton: {text}", file=sys.stderr, flush=True)
 
     run = Run(read_plan(arguments.options, ranks, say))
+    if rank == 0:  # building the policy was collective, so all have read them
+        settle(arguments.options)
     with run.log:
         run.train()
     run.session.finish()  # the run has reached its end, and did not just stop

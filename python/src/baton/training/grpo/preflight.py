@@ -1,14 +1,15 @@
 """`python -m baton.training.grpo.preflight --ranks N --folder DIR [--model-length N]`: a plan, before any GPU is used.
 
-Reads the recipe's `grpo` part as JSON from standard input. Writes OUTPUT/grpo.json, from which the ranks work, and
-one line of JSON to standard output: `{"optionsFile", "problems", "heldOut", "resumeAt"}`, or `{"error": {...}}`
-with exit code 1. With `--describe` it prints the help of all options instead.
+Reads the recipe's `grpo` part as JSON from standard input. Writes a file from which the ranks work (at last
+OUTPUT/grpo.json), and one line of JSON to standard output: `{"optionsFile", "problems", "heldOut", "resumeAt"}`, or
+`{"error": {...}}` with exit code 1. With `--describe` it prints the help of all options instead.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,8 @@ from baton.errors import BatonError
 from baton.training.grpo.options import describe
 
 FILE = "grpo.json"
+#: Until the ranks have read it: another start in the same folder, which will be refused, must not write over it.
+_DRAFT = ".grpo-{}.json"
 
 
 def _say(text: str) -> None:
@@ -29,7 +32,7 @@ def preflight(grpo: dict[str, Any], folder: Path, ranks: int, model_length: int 
 
     plan = make_plan(grpo, folder, ranks, model_length, _say)
     output = Path(plan.options.output)
-    file = output / FILE
+    file = output / _DRAFT.format(os.getpid())
     try:
         output.mkdir(parents=True, exist_ok=True)
         written = {"grpo": grpo, "folder": str(folder.resolve()), "modelLength": model_length}
@@ -48,6 +51,12 @@ def preflight(grpo: dict[str, Any], folder: Path, ranks: int, model_length: int 
         "heldOut": len(plan.held_out),
         "resumeAt": None if plan.checkpoint is None else plan.checkpoint.step,
     }
+
+
+def settle(file: Path) -> None:
+    """Gives the options of a run that has begun their name for people. When every rank has read them."""
+    if file.name.startswith(_DRAFT.partition("{")[0]):
+        file.replace(file.with_name(FILE))
 
 
 def main() -> int:
