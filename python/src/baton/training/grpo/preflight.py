@@ -32,6 +32,8 @@ def preflight(grpo: dict[str, Any], folder: Path, ranks: int, model_length: int 
 
     plan = make_plan(grpo, folder, ranks, model_length, _say)
     output = Path(plan.options.output)
+    if plan.options.resume == "auto" and plan.checkpoint is None:
+        _say(f"there is no whole checkpoint in {output / 'checkpoints'}: the run starts anew")
     file = output / _DRAFT.format(os.getpid())
     try:
         output.mkdir(parents=True, exist_ok=True)
