@@ -57,13 +57,10 @@ Status Pool::check_shared(const SharedPiece& piece) const {
   const bool in_file = shared_arena_ && piece.offset <= shared_arena_->bytes() &&
                        piece.where.bytes() <= shared_arena_->bytes() - piece.offset;
   bool mapped = piece.where.begin < piece.where.end && owns(piece.where.begin) && owns(piece.where.end - 1);
-  for (uint64_t at = piece.where.begin; mapped && at < piece.where.end; at += segment_bytes()) {
-    const auto segment = segments_.find((at - base_) / segment_bytes());
+  const uint64_t last = (piece.where.end - 1 - base_) / segment_bytes();
+  for (uint64_t index = (piece.where.begin - base_) / segment_bytes(); mapped && index <= last; ++index) {
+    const auto segment = segments_.find(index);
     mapped = segment != segments_.end() && segment->second.state == Segment::State::kMapped;
-  }
-  if (mapped) {
-    const auto last = segments_.find((piece.where.end - 1 - base_) / segment_bytes());
-    mapped = last != segments_.end() && last->second.state == Segment::State::kMapped;
   }
   if (in_file && mapped) return {};
   return Error{.code = "INVALID_ARGUMENT",

@@ -19,7 +19,7 @@ from baton.training.grpo.options import describe
 
 FILE = "grpo.json"
 #: Until the ranks have read it: another start in the same folder, which will be refused, must not write over it.
-_DRAFT = ".grpo-{}.json"
+_DRAFT = ".grpo-"
 
 
 def _say(text: str) -> None:
@@ -34,7 +34,7 @@ def preflight(grpo: dict[str, Any], folder: Path, ranks: int, model_length: int 
     output = Path(plan.options.output)
     if plan.options.resume == "auto" and plan.checkpoint is None:
         _say(f"there is no whole checkpoint in {output / 'checkpoints'}: the run starts anew")
-    file = output / _DRAFT.format(os.getpid())
+    file = output / f"{_DRAFT}{os.getpid()}.json"
     try:
         output.mkdir(parents=True, exist_ok=True)
         written = {"grpo": grpo, "folder": str(folder.resolve()), "modelLength": model_length}
@@ -57,7 +57,7 @@ def preflight(grpo: dict[str, Any], folder: Path, ranks: int, model_length: int 
 
 def settle(file: Path) -> None:
     """Gives the options of a run that has begun their name for people. When every rank has read them."""
-    if file.name.startswith(_DRAFT.partition("{")[0]):
+    if file.name.startswith(_DRAFT):
         file.replace(file.with_name(FILE))
 
 

@@ -6,7 +6,6 @@ import math
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -149,8 +148,3 @@ class Sampler:
 
 def _mean(sums: Tensor) -> float | None:
     return float(sums[1] / sums[0]) if sums[0] else None
-
-
-def known(values: Metrics) -> dict[str, Any]:
-    """Without what is unknown."""
-    return {name: value for name, value in values.items() if value is not None}
