@@ -49,7 +49,7 @@ export function addDemo(program: Command): void {
     .option("--engines <n>", "engines", atLeastOne, 2)
     .option("--tp <n>", "tensor parallelism of each engine", atLeastOne, 4)
     .addOption(new Option("--zero <stage>", "ZeRO stage").choices(["1", "2", "3"]).default("3"))
-    .option("--steps <n>", "training steps", atLeastOne, 12)
+    .option("--steps <n>", "batches to generate and to train on", atLeastOne, 12)
     .option("--seed <n>", "seed of the problems and of the samples", whole, 0)
     .option("--learning-rate <x>", "learning rate (default: the script's)", decimal)
     .option("--iterations <n>", "optimizer steps on each batch (default: the script's)", atLeastOne)

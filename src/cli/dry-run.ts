@@ -61,7 +61,8 @@ export async function dryRun(options: DryRunOptions): Promise<number> {
   checkShape({ ...recipe, ranks }, config, options.config === null);
   const scratch = mkdtempSync(join(tmpdir(), "baton-dry-run-"));
   const out = options.out ?? join(scratch, "out");
-  const section = grpoSection(recipe, out);
+  const section = grpoSection(recipe, { output: out, recipeFolder });
+  let passed = false;
   try {
     const python = await options.python();
     const deadlineMs = recipe.deadlines.startMs;
@@ -85,9 +86,11 @@ export async function dryRun(options: DryRunOptions): Promise<number> {
     const changes = [...engineChanges(recipe, small), ...made.changes];
     const report = { real: recipe, recipe: small, made: { ...made, changes }, summary: outcome.summary, checked };
     for (const line of dryRunReport({ ...report, file, config })) sayToTerminal(line);
+    passed = true;
     return 0;
   } finally {
-    if (options.out !== null) rmSync(scratch, { recursive: true, force: true });
+    // What went wrong is to be read there.
+    if (passed || options.out !== null) rmSync(scratch, { recursive: true, force: true });
   }
 }
 

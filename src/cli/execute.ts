@@ -30,14 +30,14 @@ function showLog(path: string, say: (line: string) => void): void {
 }
 
 function closing({ summary }: RunOutcome, out: string): string {
-  const { reward, steps, seconds } = summary;
+  const { reward, batches, seconds } = summary;
   const learned =
     reward.heldOutBefore === null || reward.heldOutAfter === null
       ? ""
       : `, held-out reward ${reward.heldOutBefore.toFixed(3)} -> ${reward.heldOutAfter.toFixed(3)}`;
   const simulated = summary.simulated ? " on stand-in GPUs (simulated)" : "";
   return (
-    `finished: ${steps} steps${simulated} in ${seconds.toFixed(0)} s${learned}; ` +
+    `finished: ${batches} ${batches === 1 ? "batch" : "batches"}${simulated} in ${seconds.toFixed(0)} s${learned}; ` +
     `see summary.json, events.jsonl and trace.json (ui.perfetto.dev) in ${out}`
   );
 }

@@ -68,7 +68,8 @@ async function grpo(path: string, options: GrpoOptions): Promise<number> {
   const recipe = withRanks(loadRecipe(file, overrides, await machineGpus()));
   const out = resolve(recipe.out);
   const { resume } = options;
-  const section = grpoSection(recipe, out, resume === undefined || resume === "auto" ? resume : resolve(resume));
+  const from = resume === undefined ? {} : { resume: resume === "auto" ? resume : resolve(resume) };
+  const section = grpoSection(recipe, { output: out, recipeFolder, ...from });
   checkTraining({ recipe, out });
   const python = await somePython();
   return (await train({ recipe, section, recipeFolder, out, python, logCommand: options.log === true })).exitCode;

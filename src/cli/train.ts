@@ -1,5 +1,6 @@
 /** Starts the GRPO trainer on the ranks of a recipe, after everything that can be refused has been looked at. */
-
+import { existsSync, readdirSync } from "node:fs";
+import { basename, join } from "node:path";
 import { checkRunFolder } from "../controller/folders.js";
 import type { RunOutcome } from "../controller/run.js";
 import { checkStart, type GrpoSection, type Recipe } from "../recipe/index.js";
@@ -45,7 +46,7 @@ export async function train(training: Training): Promise<RunOutcome> {
   const heldOut = ready.heldOut ? `, ${ready.heldOut} held out` : "";
   process.stderr.write(`${ready.problems} problems${heldOut}${resumed}\n`);
   const launcher = [python, "-m", "torch.distributed.run", "--nnodes", "1", "--nproc_per_node", String(recipe.ranks)];
-  return execute({
+  const outcome = await execute({
     recipe,
     command: [
       ...[...launcher, "--master_port", String(await freePort())],
@@ -55,4 +56,18 @@ export async function train(training: Training): Promise<RunOutcome> {
     python,
     logCommand,
   });
+  if (outcome.failure !== null && hasCheckpoint(out)) {
+    process.stderr.write("`--resume auto` with the same recipe and folder goes on from the newest checkpoint\n");
+  }
+  return outcome;
+}
+
+function hasCheckpoint(out: string): boolean {
+  const folder = join(out, "checkpoints");
+  return existsSync(folder) && readdirSync(folder).some((name) => isWhole(join(folder, name)));
+}
+
+/** Of this course of the run: those of another are renamed. */
+function isWhole(checkpoint: string): boolean {
+  return basename(checkpoint).startsWith("step-") && existsSync(join(checkpoint, "checkpoint.json"));
 }

@@ -1,5 +1,5 @@
 /** The folders of a run: DIR, which belongs to one run at a time, and the private one of its socket. */
-import { mkdirSync, rmSync, statSync } from "node:fs";
+import { existsSync, mkdirSync, renameSync, rmSync, statSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
 import { BatonError } from "../errors.js";
@@ -9,8 +9,9 @@ import { type Lock, LockHeld, lockHolder, takeLock } from "./lock.js";
 import { ownedName } from "./ownership.js";
 
 const LOCK = ".baton.lock";
-/** What a run leaves in DIR. */
-const RESULTS = ["events.jsonl", "summary.json", "summary.json.new", "trace.json", "trace.json.new", "logs"];
+/** What a run leaves in DIR, and what is left of it when it is killed while it writes. */
+const RESULTS = ["events.jsonl", "summary.json", "trace.json", "logs"];
+const DRAFTS = ["summary.json.new", "trace.json.new"];
 
 /** DIR of a run, locked until `release`. */
 export interface RunFolder {
@@ -23,7 +24,7 @@ export interface RunFolder {
 
 /**
  * Takes DIR for this process, and makes it if need be. A lock of a process that is gone is taken over. The results of
- * a run before this one are removed, other files stay.
+ * a run before this one are moved to DIR/earlier-N, other files stay.
  *
  * @throws BatonError RUN_FOLDER_IN_USE when a run that is alive has it, RUN_FOLDER_UNUSABLE when it cannot be written
  */
@@ -32,14 +33,28 @@ export function takeRunFolder(path: string): RunFolder {
   try {
     makeFolder(path);
     lock = takeLock(join(path, LOCK));
-    // A run that is killed before it writes its own must not show the success, or the last words, of another.
-    for (const name of RESULTS) rmSync(join(path, name), { recursive: true, force: true });
+    setResultsAside(path);
     mkdirSync(join(path, "logs"));
   } catch (error) {
     if (error instanceof LockHeld) throw inUse(path, error.pid);
     throw folderUnusable(path, error);
   }
   return { path, file: (name) => join(path, name), release: () => lock.release() };
+}
+
+/**
+ * A run that is killed before it writes its own must not show the success, or the last words, of another. That one's are
+ * kept: it may be the first part of a run that is being resumed.
+ */
+function setResultsAside(path: string): void {
+  for (const name of DRAFTS) rmSync(join(path, name), { force: true });
+  const results = RESULTS.filter((name) => existsSync(join(path, name)));
+  if (results.length === 0) return;
+  let number = 1;
+  while (existsSync(join(path, `earlier-${number}`))) number += 1;
+  const aside = join(path, `earlier-${number}`);
+  mkdirSync(aside);
+  for (const name of results) renameSync(join(path, name), join(aside, name));
 }
 
 /**

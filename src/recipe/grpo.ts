@@ -1,4 +1,5 @@
 /** The `grpo` section of a recipe as the trainer gets it: with what the rest of the recipe says already. */
+import { resolve } from "node:path";
 import { BatonError } from "../errors.js";
 import type { Recipe } from "./schema.js";
 
@@ -17,13 +18,20 @@ export function trainingRanks(recipe: Recipe): number {
   return recipe.ranks ?? recipe.gpus.count;
 }
 
+export interface SectionPlaces {
+  /** Absolute path of the folder of the run. */
+  readonly output: string;
+  /** What paths in the section are relative to. Absolute. */
+  readonly recipeFolder: string;
+  /** A checkpoint to go on from, absolute, or `auto`; without it what the section says counts. */
+  readonly resume?: string;
+}
+
 /**
  * @param recipe its `engine.model` absolute
- * @param output absolute path of the folder of the run
- * @param resume a checkpoint to go on from, absolute, or `auto`; without it what the section says counts
  * @throws BatonError GRPO_MISSING, GRPO_KEY_ELSEWHERE, GRPO_DTYPE
  */
-export function grpoSection(recipe: Recipe, output: string, resume?: string): GrpoSection {
+export function grpoSection(recipe: Recipe, { output, recipeFolder, resume }: SectionPlaces): GrpoSection {
   const { grpo } = recipe;
   if (grpo === undefined) {
     throw new BatonError({
@@ -54,5 +62,7 @@ export function grpoSection(recipe: Recipe, output: string, resume?: string): Gr
       action: "Set engine.dtype to bfloat16.",
     });
   }
-  return { ...grpo, model, output, dtype, ...(resume === undefined ? {} : { resume }) };
+  const goOn = resume ?? grpo.resume;
+  const from = typeof goOn === "string" && goOn !== "auto" ? resolve(recipeFolder, goOn) : goOn;
+  return { ...grpo, model, output, dtype, ...(from === undefined ? {} : { resume: from }) };
 }

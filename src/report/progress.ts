@@ -1,5 +1,5 @@
 /**
- * What a person sees while a run goes on: one line for each training step and, on a terminal, a last line that
+ * What a person sees while a run goes on: one line for each generated batch and, on a terminal, a last line that
  * says what the node is doing now. Without a terminal there is no colour and nothing is written twice.
  */
 import { styleText } from "node:util";
@@ -23,7 +23,7 @@ const FIGURES = [
   ["reward", "reward", "bold"],
   ["heldOut", "held-out", "bold"],
 ] as const;
-/** Phases that are always shown; others when they are a good part of the step. */
+/** Phases that are always shown; others when they are a good part of it. */
 const TURNS: ReadonlySet<string> = new Set(["train", "generate"]);
 const LEAST_SHARE = 0.05;
 const LEAST_MS = 5;
@@ -182,7 +182,7 @@ export class Progress {
 
   #stepLine(): void {
     if (this.#step === null) return;
-    const parts: Part[] = [part(["bold", `step ${String(this.#step).padStart(3)}`])];
+    const parts: Part[] = [part(["bold", `batch ${String(this.#step).padStart(3)}`])];
     for (const [name, label, style] of FIGURES) {
       const values = this.#values.get(name);
       if (values === undefined) continue;

@@ -37,8 +37,8 @@ export interface Summary {
   /** true: the GPUs were stand-ins; their memory is counted exactly, their speed is a model. */
   readonly simulated: boolean;
   readonly topology: Topology;
-  /** Training steps that the ranks reported a reward of (round trips when they report none). */
-  readonly steps: number;
+  /** Generated batches that the ranks reported a reward of (round trips when they report none). */
+  readonly batches: number;
   readonly handoffs: { readonly toGeneration: number; readonly toTraining: number };
   /** Optimizer step of the last weights that the engines held; null: none ever. */
   readonly weightEpoch: number | null;
@@ -98,7 +98,7 @@ export function summary(events: readonly RunEvent[], ledger: LedgerFigures): Sum
       ranks: model?.stateBytes.length ?? started.topology.ranks,
       zeroStage: model?.zeroStage ?? started.topology.zeroStage,
     },
-    steps: rewards.length > 0 ? rewards.length : handoffs.toTraining,
+    batches: rewards.length > 0 ? rewards.length : handoffs.toTraining,
     handoffs,
     weightEpoch: checked.filter((check) => check.failed === 0).at(-1)?.epoch ?? null,
     checks: {

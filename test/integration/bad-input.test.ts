@@ -138,7 +138,7 @@ describe("a run is refused", () => {
       expect(ended.output).toContain(`process ${first.pid}`);
       expect(ended.code).toBe(1);
       expect(await first.ended).toMatchObject({ code: 0 });
-      expect(first.summary().steps).toBe(2);
+      expect(first.summary().batches).toBe(2);
     });
   });
 

@@ -91,7 +91,7 @@ describe("the demo", { timeout: 900_000 }, () => {
       const steps = shape.steps ?? DEFAULT_STEPS;
       const summary = await demo(shape, shape.steps === undefined ? [] : ["--steps", String(steps)]);
       const { heldOutBefore, heldOutAfter } = summary.reward;
-      expect(summary.steps).toBe(steps);
+      expect(summary.batches).toBe(steps);
       expect(summary.handoffs).toEqual({ toGeneration: steps + 1, toTraining: steps + 1 });
       expect(summary.checks.weightChecksumsFailed).toBe(0);
       expect(summary.checks.weightChecksumsPassed).toBeGreaterThan(20 * engines * (steps + 1));

@@ -82,7 +82,7 @@ describe("a dry run of", { timeout: 600_000 }, () => {
         const ended = await baton.ended;
         expectDone(baton, ended);
         expect(baton.summary().topology).toMatchObject({ ranks, zeroStage: zero });
-        expect(baton.summary()).toMatchObject({ steps: 2 });
+        expect(baton.summary()).toMatchObject({ batches: 2 });
         for (const text of says) expect(ended.output).toContain(text);
         // What the trainer leaves is where a real run has it, and the small model is gone.
         for (const name of ["metrics.jsonl", "model"]) expect(existsSync(join(baton.out, name)), name).toBe(true);
@@ -100,8 +100,8 @@ describe("a whole run of demo.yaml", { timeout: 600_000 }, () => {
     await withFolder(async (folder) => {
       const baton = run(folder, "--set", "grpo.batches=6");
       expectDone(baton, await baton.ended);
-      const { steps, reward } = baton.summary();
-      expect(steps).toBe(6);
+      const { batches, reward } = baton.summary();
+      expect(batches).toBe(6);
       expect(reward.heldOutBefore).toBeLessThan(0.5);
       expect((reward.heldOutAfter ?? 0) - (reward.heldOutBefore ?? 0)).toBeGreaterThan(0.15);
     });
@@ -163,7 +163,7 @@ describe("a whole run of demo.yaml", { timeout: 600_000 }, () => {
       const ended = await resumed.ended;
       expectDone(resumed, ended);
       expect(ended.output).toMatch(/from the checkpoint of step 4/);
-      expect(resumed.summary().steps).toBe(1);
+      expect(resumed.summary().batches).toBe(1);
     });
   });
 });
@@ -181,12 +181,14 @@ describe("baton grpo", { timeout: 120_000 }, () => {
     await withFolder(async (folder) => {
       mkdirSync(join(folder, "out"));
       writeFileSync(join(folder, "out/summary.json"), "earlier");
+      writeFileSync(join(folder, "broken.py"), "def one(completions):\n    return [1.0]\n");
       const out = ["--out", join(folder, "out")];
       const recipe = join(examples, "demo.yaml");
       for (const [words, code] of [
         [["--set", "grpo.micro_batchs=3"], "BAD_OPTIONS: grpo.micro_batchs"],
         [["--ranks", "3", "--set", "gpus.count=4", "--set", "engine.engines=1"], "BATCH_NOT_DIVISIBLE"],
         [["--set", "grpo.held_out=nowhere.jsonl"], "DATA_NOT_FOUND"],
+        [["--set", `grpo.rewards=[{function: "${join(folder, "broken.py")}:one"}]`], "REWARD_LENGTH"],
         [["--set", "engine.dtype=float16"], "GRPO_DTYPE"],
         [["--set", "engine.tensorParallel=3"], "expected: "],
       ] as const) {

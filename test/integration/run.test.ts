@@ -17,7 +17,7 @@ describe("a run", () => {
       expect(summary).toMatchObject({
         simulated: true,
         topology: { gpus: 2, ranks: 2, engines: 1, tensorParallel: 1, zeroStage: 2 },
-        steps: 3,
+        batches: 3,
         handoffs: { toGeneration: 3, toTraining: 3 },
         weightEpoch: 3,
         checks: { weightChecksumsFailed: 0 },

@@ -1,5 +1,5 @@
 import { spawn } from "node:child_process";
-import { existsSync, mkdirSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from "node:fs";
+import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterEach, beforeEach, describe, expect, it } from "vitest";
@@ -81,18 +81,23 @@ describe("the folder of a run", () => {
     takeRunFolder(join(folder, "out")).release();
   });
 
-  it("loses the results of the run before when it is taken, and only then", () => {
+  it("sets the results of the run before aside when it is taken, and only then", () => {
     const out = join(folder, "out");
     mkdirSync(join(out, "logs"), { recursive: true });
     const results = ["events.jsonl", "summary.json", "summary.json.new", "trace.json", "logs/launcher.log"];
     for (const name of [...results, "notes.txt"]) writeFileSync(join(out, name), "of the run before");
     const first = takeRunFolder(out);
-    expect(readdirSync(out).sort()).toEqual([".baton.lock", "logs", "notes.txt"]);
+    expect(readdirSync(out).sort()).toEqual([".baton.lock", "earlier-1", "logs", "notes.txt"]);
     expect(readdirSync(join(out, "logs"))).toEqual([]);
+    expect(readdirSync(join(out, "earlier-1")).sort()).toEqual(["events.jsonl", "logs", "summary.json", "trace.json"]);
+    expect(readFileSync(join(out, "earlier-1/logs/launcher.log"), "utf8")).toBe("of the run before");
     writeFileSync(first.file("summary.json"), "of this run");
     expect(code(() => takeRunFolder(out))).toBe("RUN_FOLDER_IN_USE");
     expect(existsSync(first.file("summary.json"))).toBe(true);
     first.release();
+    takeRunFolder(out).release();
+    expect(readFileSync(join(out, "earlier-1/summary.json"), "utf8")).toBe("of the run before");
+    expect(readFileSync(join(out, "earlier-2/summary.json"), "utf8")).toBe("of this run");
   });
 
   it("must be one", () => {

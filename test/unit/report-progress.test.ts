@@ -27,7 +27,7 @@ function plain(text: string): string {
 }
 
 describe("progress", () => {
-  it("is one plain line a step without a terminal", () => {
+  it("is one plain line a batch without a terminal", () => {
     const text = shown(false);
     expect(text).not.toContain("\u001b");
     expect(text).not.toContain("\r");
@@ -36,8 +36,8 @@ describe("progress", () => {
       "baton    2 stand-in GPUs (simulated) of 256 MiB, 2 training ranks, 1 engine with TP=2",
       "model    500,000 float32 parameters in 26 tensors, ZeRO-3, training state 8.0 MiB a rank",
       "engines  ready after 0.01 s, 2.0 MiB of weights and 4.0 MiB of cache a GPU",
-      "step   0  reward 0.250  held-out 0.300  start 0.50 train 0.10 handoff 0.01 s  training █▇ 100 MiB",
-      "step   1  reward 0.500  held-out 0.600  generate 0.04 train 0.20 handoff 0.03 s  training ▆▆ 97 MiB  engine ▁▁ 6.0 MiB",
+      "batch   0  reward 0.250  held-out 0.300  start 0.50 train 0.10 handoff 0.01 s  training █▇ 100 MiB",
+      "batch   1  reward 0.500  held-out 0.600  generate 0.04 train 0.20 handoff 0.03 s  training ▆▆ 97 MiB  engine ▁▁ 6.0 MiB",
     ]);
   });
 
@@ -46,7 +46,7 @@ describe("progress", () => {
     // What each GPU has, and the most that one has.
     expect(lines(80)).toContain("  generate 0.04 s  training ▄▄ 64 MiB  engine ▁▁ 6.0 MiB");
     expect(lines(40)).toContain("  generate 0.04 s  64/6.0 MiB");
-    const step = "step   1  reward 0.500  held-out 0.600  generate 0.04 train 0.20 handoff 0.03 s";
+    const step = "batch   1  reward 0.500  held-out 0.600  generate 0.04 train 0.20 handoff 0.03 s";
     expect(lines(120)).toContain(`${step}  training ▆▆ 97 MiB  engine ▁▁ 6.0 MiB`);
     expect(lines(100)).toContain(`${step}  97/6.0 MiB`);
     expect(lines(80)).toContain(step);

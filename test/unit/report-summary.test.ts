@@ -26,7 +26,7 @@ describe("summary of a run", () => {
     expect(of(smallRun())).toEqual({
       simulated: true,
       topology: { gpus: 2, ranks: 2, engines: 1, tensorParallel: 2, zeroStage: 3 },
-      steps: 2,
+      batches: 2,
       handoffs: { toGeneration: 2, toTraining: 2 },
       weightEpoch: 2,
       checks: { weightChecksumsPassed: 52, weightChecksumsFailed: 0, maxLogprobDifference: 2e-6 },
@@ -71,7 +71,7 @@ describe("summary of a run", () => {
     expect(broken("model", () => ({ zeroStage: 2 })).topology.zeroStage).toBe(2);
     expect(broken("model", () => null).topology.zeroStage).toBeNull();
     expect(broken("model", () => ({ stateBytes: [1] })).topology.ranks).toBe(1);
-    expect(broken("metrics", ({ step }) => (step === 1 ? null : {})).steps).toBe(1);
+    expect(broken("metrics", ({ step }) => (step === 1 ? null : {})).batches).toBe(1);
     expect(broken("metrics", () => ({ values: { reward: null } })).reward.first).toBeNull();
     expect(broken("metrics", ({ step }) => ({ values: { reward: step } })).reward).toEqual({
       first: 0,
@@ -138,7 +138,7 @@ describe("summary of a run", () => {
       code: 1,
       failure: null,
     };
-    expect(of([first, failed])).toMatchObject({ steps: 0, weightEpoch: null, phases: [], exit: { code: 1 } });
+    expect(of([first, failed])).toMatchObject({ batches: 0, weightEpoch: null, phases: [], exit: { code: 1 } });
   });
 });
 

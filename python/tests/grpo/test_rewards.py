@@ -211,3 +211,14 @@ def test_every_sample_is_judged_as_if_alone(samples: list[tuple[Any, Any, bool]]
     judged = run()
     np.testing.assert_array_equal(judged.total, wanted)
     assert {failure.sample for failure in judged.failures} == {i for i, each in enumerate(wanted) if math.isnan(each)}
+
+
+def test_a_function_that_exits_fails_its_sample_and_not_the_training() -> None:
+    def leaves(completions: list[str]) -> list[float]:
+        if "bb" in completions:
+            raise SystemExit("no more")
+        return [1.0] * len(completions)
+
+    judged = judge(leaves)
+    np.testing.assert_array_equal(judged.total, [1.0, math.nan, 1.0])
+    assert "SystemExit: no more" in judged.failures[0].error

@@ -17,11 +17,12 @@ grpo: { batches: 3, data: { files: [a.jsonl] } }
 `;
 const recipe = (text = TEXT, ...overrides: { path: string[]; value: unknown; source: string }[]) =>
   parseRecipe(text, { file: "r.yaml", folder: "/recipes", overrides });
+const PLACES = { output: "/out", recipeFolder: "/recipes" };
 const set = (key: string, value: unknown) => ({ path: key.split("."), value, source: `--set ${key}` });
 
 describe("the section grpo", () => {
   it("is filled in with what the rest of the recipe says", () => {
-    expect(grpoSection(recipe(), "/out")).toEqual({
+    expect(grpoSection(recipe(), PLACES)).toEqual({
       batches: 3,
       data: { files: ["a.jsonl"] },
       model: "/recipes/model",
@@ -32,7 +33,7 @@ describe("the section grpo", () => {
 
   it("takes keys from the command line, new ones and deep ones too", () => {
     const changed = recipe(TEXT, set("grpo.batches", 5), set("grpo.data.limit", 7), set("grpo.lora.rank", 8));
-    expect(grpoSection(changed, "/out")).toMatchObject({
+    expect(grpoSection(changed, PLACES)).toMatchObject({
       batches: 5,
       data: { files: ["a.jsonl"], limit: 7 },
       lora: { rank: 8 },
@@ -41,8 +42,14 @@ describe("the section grpo", () => {
 
   it("has resume of the command line rather than its own", () => {
     const resuming = recipe(TEXT, set("grpo.resume", "old"));
-    expect(grpoSection(resuming, "/out").resume).toBe("old");
-    expect(grpoSection(resuming, "/out", "auto").resume).toBe("auto");
+    expect(grpoSection(resuming, { ...PLACES, resume: "auto" }).resume).toBe("auto");
+    expect(grpoSection(resuming, { ...PLACES, resume: "/new" }).resume).toBe("/new");
+  });
+
+  it("has a path of its own relative to the recipe", () => {
+    expect(grpoSection(recipe(TEXT, set("grpo.resume", "old")), PLACES).resume).toBe("/recipes/old");
+    expect(grpoSection(recipe(TEXT, set("grpo.resume", "auto")), PLACES).resume).toBe("auto");
+    expect(grpoSection(recipe(TEXT), PLACES)).not.toHaveProperty("resume");
   });
 
   it.each([
@@ -50,7 +57,7 @@ describe("the section grpo", () => {
     ["output", "out"],
     ["dtype", "engine.dtype"],
   ])("does not have %s: that is %s", (key, right) => {
-    expect(() => grpoSection(recipe(TEXT, set(`grpo.${key}`, "x")), "/out")).toThrow(
+    expect(() => grpoSection(recipe(TEXT, set(`grpo.${key}`, "x")), PLACES)).toThrow(
       expect.objectContaining({
         code: "GRPO_KEY_ELSEWHERE",
         expected: `\`${right}\` alone`,
@@ -62,12 +69,12 @@ describe("the section grpo", () => {
 
   it("is not trained in float16", () => {
     const half = recipe(TEXT, set("engine.dtype", "float16"));
-    expect(() => grpoSection(half, "/out")).toThrow(expect.objectContaining({ code: "GRPO_DTYPE", found: "float16" }));
+    expect(() => grpoSection(half, PLACES)).toThrow(expect.objectContaining({ code: "GRPO_DTYPE", found: "float16" }));
   });
 
   it("must be there", () => {
     const without = recipe("engine: { model: m }\ngpus: { count: 1 }\n");
-    expect(() => grpoSection(without, "/out")).toThrow(expect.objectContaining({ code: "GRPO_MISSING" }));
+    expect(() => grpoSection(without, PLACES)).toThrow(expect.objectContaining({ code: "GRPO_MISSING" }));
   });
 
   it("is a map, and its name is known to who misspells it", () => {
@@ -106,7 +113,7 @@ describe("the recipes in examples/", () => {
 
   it.each(names)("%s is a recipe whose model can be split as it says", (name) => {
     const loaded = loadRecipe(join(folder, name));
-    expect(grpoSection(loaded, "/out")).toHaveProperty("rewards");
+    expect(grpoSection(loaded, PLACES)).toHaveProperty("rewards");
     const shape = shapeOf(name);
     const model = shape === undefined ? loaded.engine.model : join(folder, "shapes", shape);
     expect(checkRecipeAndModel({ ...loaded, ranks: trainingRanks(loaded) }, readModelConfig(model))).toBeNull();

@@ -128,11 +128,12 @@ def policy_loss(
         "difference": off.abs(),
         "importance": importance,
         "k1": -off,
-        "k3": importance - off - 1,
+        # Never below 0 but by rounding, which near 0 would be most of exp(off) - 1.
+        "k3": (torch.expm1(off) - off).clamp(min=0),
     }
     if reference is not None:
         away = (reference - logprobs).where(counted, 0)
-        kl = away.exp() - away - 1
+        kl = torch.expm1(away) - away
         values |= {"kl": kl, "kl_tokens": counted}
         if options.beta:
             per_token = per_token + options.beta * kl

@@ -95,6 +95,11 @@ class GrpoOptions:
     output: Text = _option("folder for metrics and checkpoints")
     data: DataOptions = _option("the problems")
     rewards: Annotated[tuple[RewardOptions, ...], Meta(min_length=1)] = _option("what judges completions")
+    try_rewards: bool = _option(
+        "whether reward functions are tried on made-up completions before any GPU is used; false for one that only a "
+        "completion of the model can be given to",
+        default=True,
+    )
     lora: LoraOptions | None = _option(
         "train an adapter, which the engines get merged into the base weights; null: all parameters", default=None
     )

@@ -29,8 +29,11 @@ def _say(text: str) -> None:
 def preflight(grpo: dict[str, Any], folder: Path, ranks: int, model_length: int | None) -> dict[str, Any]:
     """Makes the plan and writes it down. Raises BatonError."""
     from baton.training.grpo.plan import make_plan
+    from baton.training.grpo.reward_trial import try_rewards
 
     plan = make_plan(grpo, folder, ranks, model_length, _say)
+    if plan.options.try_rewards:
+        try_rewards(plan.rewards, [each.problem for each in plan.problems])
     output = Path(plan.options.output)
     if plan.options.resume == "auto" and plan.checkpoint is None:
         _say(f"there is no whole checkpoint in {output / 'checkpoints'}: the run starts anew")

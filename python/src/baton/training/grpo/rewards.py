@@ -20,7 +20,7 @@ import numpy.typing as npt
 from baton.errors import BatonError
 from baton.training.grpo.reward_functions import Reward, load_reward
 
-__all__ = ["Judged", "Reward", "RewardFailure", "Rewards", "check_some_judged", "load_reward"]
+__all__ = ["Judged", "Reward", "RewardFailure", "Rewards", "check_some_judged", "judge_by", "load_reward"]
 
 F64s = npt.NDArray[np.float64]
 
@@ -90,7 +90,7 @@ class Rewards:
         judged = np.full((len(self.functions), count), np.nan)
         failures: list[RewardFailure] = []
         for row, function in zip(judged, self.functions, strict=True):
-            failures += _apply(function, samples, row)
+            failures += judge_by(function, samples, row)
         applies = ~np.isnan(judged)
         failed = {failure.sample for failure in failures}
         for sample in np.flatnonzero(~applies.any(axis=0)).tolist():
@@ -102,8 +102,8 @@ class Rewards:
         return Judged(judged, total, failures)
 
 
-def _apply(function: Reward, samples: Mapping[str, Sequence[Any]], row: F64s) -> list[RewardFailure]:
-    """Fills `row` with one function's rewards."""
+def judge_by(function: Reward, samples: Mapping[str, Sequence[Any]], row: F64s) -> list[RewardFailure]:
+    """Fills `row` [samples] with one function's rewards. Raises BatonError REWARD_LENGTH."""
     count = row.size
     if not count:
         return []
@@ -111,14 +111,14 @@ def _apply(function: Reward, samples: Mapping[str, Sequence[Any]], row: F64s) ->
         results = _call(function, samples, 0, count)
     except BatonError:
         raise
-    except Exception:
+    except (Exception, SystemExit):
         # Some sample of the batch: which one shows when each is judged alone.
         results = [_alone(function, samples, sample) for sample in range(count)]
     failures: list[RewardFailure] = []
     for sample, result in enumerate(results):
         try:
             row[sample] = np.nan if result is None else _number(result)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             text = f"{type(error).__name__}: {error}"
             if not failures:
                 text = "".join(traceback.format_exception(error)).rstrip()
@@ -132,8 +132,8 @@ def _alone(function: Reward, samples: Mapping[str, Sequence[Any]], sample: int) 
         return _call(function, samples, sample, sample + 1)[0]
     except BatonError:
         raise
-    except Exception as error:
-        return error
+    except (Exception, SystemExit) as error:
+        return error  # sys.exit() too is a failure of this sample: it must not end the training
 
 
 def _call(function: Reward, samples: Mapping[str, Sequence[Any]], begin: int, end: int) -> list[Any]:
@@ -154,7 +154,7 @@ def _call(function: Reward, samples: Mapping[str, Sequence[Any]], begin: int, en
 
 
 def _number(result: Any) -> float:
-    if isinstance(result, Exception):
+    if isinstance(result, BaseException):
         raise result
     if hasattr(result, "item"):
         result = result.item()  # a tensor, or a number of numpy's
