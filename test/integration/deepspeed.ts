@@ -21,7 +21,10 @@ export interface DeepSpeedShape {
 }
 
 /** Sizes that 3 ranks do not divide: partitions end inside of rows, and at odd elements. */
-function writeModel(folder: string, { tied, keyValueHeads, dtype }: DeepSpeedShape): string {
+export function writeModel(
+  folder: string,
+  { tied, keyValueHeads, dtype }: Pick<DeepSpeedShape, "tied" | "keyValueHeads" | "dtype">,
+): string {
   const model = join(folder, "model");
   mkdirSync(model);
   const config = {

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from baton.errors import BatonError
 from baton.training.held import held
 from baton.training.holdings import Labelled, Role
 
@@ -26,40 +25,6 @@ _DEPTH = 4
 def stage_of(engine: Any) -> int:
     """The ZeRO stage, 0 to 3."""
     return int(engine.zero_optimization_stage())
-
-
-def check_supported(engine: Any) -> None:
-    """Raises BatonError UNSUPPORTED_DEEPSPEED for what keeps state where a pool cannot hold it."""
-    if not hasattr(engine, "zero_optimization_stage") or not hasattr(engine, "module"):
-        raise _unsupported("the object given is not a DeepSpeed engine", type(engine).__name__, "deepspeed.initialize")
-    if getattr(engine, "optimizer", None) is None:
-        raise _unsupported("the engine has no optimizer", "none", "an engine that trains")
-    zero = engine._config.zero_config
-    for what in ("offload_optimizer", "offload_param"):
-        config = getattr(zero, what, None)
-        device = str(getattr(getattr(config, "device", None), "value", getattr(config, "device", None)))
-        if config is not None and device not in ("none", "None"):
-            raise _unsupported(f"{what} is configured", device, "no offload: Baton moves the state when it must")
-    if getattr(zero, "zero_hpz_partition_size", 1) > 1 or getattr(zero, "mics_shard_size", -1) > 0:
-        raise _unsupported("parameters are partitioned over a part of the ranks", "hpZ or MiCS", "plain ZeRO")
-    if getattr(engine, "has_moe_layers", False):
-        raise _unsupported("the model has DeepSpeed MoE layers", "expert parallelism", "a dense model")
-    if not isinstance(innermost_optimizer(engine), torch.optim.Optimizer):
-        raise _unsupported(
-            "the base optimizer is not a torch.optim.Optimizer",
-            type(innermost_optimizer(engine)).__name__,
-            "a subclass of it",
-        )
-
-
-def _unsupported(message: str, found: str, expected: str) -> BatonError:
-    return BatonError(
-        "UNSUPPORTED_DEEPSPEED",
-        f"Baton cannot hand over this engine: {message}.",
-        expected=expected,
-        found=found,
-        action="Change the DeepSpeed configuration.",
-    )
 
 
 def innermost_optimizer(engine: Any) -> Any:

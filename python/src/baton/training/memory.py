@@ -24,6 +24,7 @@ from baton.training import deepspeed_state, sizes
 from baton.training.arena import ArenaGrowth, own_arena
 from baton.training.away import AwayGuard
 from baton.training.backends import Backend, choose
+from baton.training.deepspeed_support import check_accelerate, check_supported
 from baton.training.first_step import FirstStep
 from baton.training.gate import Gate
 from baton.training.holdings import Holding, Holdings, Role
@@ -104,7 +105,7 @@ class TrainingMemory:
                 found="a second one",
                 action="Give the modules that are not trained as `frozen`.",
             )
-        deepspeed_state.check_supported(engine)
+        check_supported(engine)
         self._engine, self._frozen = engine, tuple(frozen)
         if self.merged is None:
             with self:
@@ -370,6 +371,7 @@ def training_memory(*, segment_bytes: int | None = None) -> TrainingMemory:
         joining.join_early(_local_rank())
         _current = TrainingMemory(segment_bytes=segment_bytes)
         _current.take_arena()
+    check_accelerate()
     return _current
 
 
