@@ -37,7 +37,7 @@ cd "$here" || exit 1
 check pool pool_check.py
 check zero3 training_check.py zero3 zero3-foreach-subgroups zero3-frozen-reference
 check zero2 training_check.py zero2 zero2-model-outside zero2-frozen-reference
-check zero1 training_check.py zero1 zero1-fp32-gradients
+check zero1 training_check.py zero1 zero1-fp32-gradients zero0
 wait "$build" || echo "DeepSpeed's FusedAdam could not be built; see $out/fusedadam_build.log"
 check fusedadam training_check.py zero3-fusedadam zero2-fusedadam
 check middle training_check.py --size 0.5b zero2

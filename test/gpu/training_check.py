@@ -89,6 +89,7 @@ SHAPES = [
     Shape("zero2-frozen-reference", 2, frozen_half=True, reference=True),
     Shape("zero1", 1, optimizer="foreach"),
     Shape("zero1-fp32-gradients", 1, fp32_gradients=True),
+    Shape("zero0", 0),
     Shape("zero3-fusedadam", 3, optimizer="FusedAdam"),
     Shape("zero2-fusedadam", 2, optimizer="FusedAdam"),
 ]

@@ -55,7 +55,8 @@ def test_every_tensor_of_the_training_state_is_in_the_pool(job):
 
 def test_optimizer_state_is_caught_in_the_first_step(job):
     for where, result in each(job):
-        assert not result["paused"]["complete_at_attach"], where
+        # Only the optimizer that DeepSpeed has for bf16 without ZeRO makes its state while it is built.
+        assert result["paused"]["complete_at_attach"] == where.endswith(", zero0"), where
         assert result["paused"]["complete"], where
         roles = result["paused"]["roles"]
         assert roles["moment"] >= result["paused"]["moments_by_formula"] > 0, where

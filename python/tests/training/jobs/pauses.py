@@ -29,7 +29,8 @@ SHAPES = {
         Shape("zero1-fp32-gradients", 1, fp32_gradients=True),
         Shape("zero2-fp32", 2, dtype="float32", accumulation=1),
         Shape("zero3-fp32-frozen", 3, dtype="float32", frozen_embedding=True, accumulation=3),
-        Shape("zero0", 0, dtype="float32"),
+        Shape("zero0-fp32", 0, dtype="float32"),
+        Shape("zero0", 0),
     ],
     3: [
         Shape("zero1", 1),
