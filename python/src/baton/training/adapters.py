@@ -46,6 +46,12 @@ def engine_weights(module: Any) -> Iterator[Weight]:
         yield Weight(known, parameter, layers.get(id(parameter)))
 
 
+def plain_model(module: Any) -> Any:
+    """The transformers model inside of peft's and torch.compile's wrappers."""
+    module = getattr(module, "_orig_mod", module)
+    return module.get_base_model() if has_adapters(module) else module
+
+
 def has_adapters(module: Any) -> bool:
     """Whether the module is one of peft's."""
     return hasattr(module, "peft_config") and hasattr(module, "base_model")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal, cast
 
@@ -13,7 +14,8 @@ from baton import native
 from baton.errors import BatonError
 from baton.protocol import arrays
 from baton.protocol.messages import Manifest
-from baton.training.adapters import engine_weights
+from baton.training.adapters import engine_weights, plain_model
+from baton.training.checkpoint_names import Part, checkpoint_parts
 from baton.training.deepspeed_state import stage_of
 from baton.training.held import held, span
 from baton.training.memory import TrainingMemory
@@ -34,7 +36,7 @@ class Piece:
 
 @dataclass(frozen=True)
 class Weights:
-    """The policy's tensors by Hugging Face name, each once, and this rank's pieces of them."""
+    """The policy's tensors by the names of a Hugging Face checkpoint, each once, and this rank's pieces of them."""
 
     names: list[str]
     dtypes: list[str]
@@ -45,26 +47,30 @@ class Weights:
     @classmethod
     def of(cls, memory: TrainingMemory) -> Weights:
         """Reads them off the engine. Raises BatonError UNSUPPORTED_WEIGHTS."""
-        names: list[str] = []
+        weights = list(engine_weights(memory.engine.module))
+        if not weights:
+            raise _unsupported("the module has no parameters", "a model")
+        shapes = {each.name: tuple(getattr(each.parameter, "ds_shape", each.parameter.shape)) for each in weights}
+        parts_of = checkpoint_parts(plain_model(memory.engine.module), shapes)
+        tensors: list[Part] = []
         dtypes: list[str] = []
-        shapes: list[list[int]] = []
         pieces: list[Piece] = []
         element_bytes: list[int] = []
-        for index, weight in enumerate(engine_weights(memory.engine.module)):
+        for weight in weights:
             name, parameter = weight.name, weight.parameter
             dtype = _DTYPES.get(parameter.dtype)
             if dtype is None:
                 raise _unsupported(f"{name} has dtype {parameter.dtype}", "float32, bfloat16 or float16")
-            names.append(name)
-            dtypes.append(dtype)
-            shapes.append(list(getattr(parameter, "ds_shape", parameter.shape)))
-            element_bytes.append(parameter.element_size())
-            piece = _piece(index, name, parameter, memory)
+            parts = parts_of[name]
+            piece = _piece(len(tensors), name, parameter, memory)
             if piece is not None:
-                pieces.append(piece)
-        if not names:
-            raise _unsupported("the module has no parameters", "a model")
-        return cls(names, dtypes, shapes, pieces, element_bytes)
+                pieces += split(piece, parts, parameter.element_size())
+            tensors += parts
+            dtypes += [dtype] * len(parts)
+            element_bytes += [parameter.element_size()] * len(parts)
+        return cls(
+            [part.name for part in tensors], dtypes, [list(part.shape) for part in tensors], pieces, element_bytes
+        )
 
     def to_wire(self, memory: TrainingMemory) -> Manifest:
         return Manifest(
@@ -106,6 +112,16 @@ def _piece(index: int, name: str, parameter: Any, memory: TrainingMemory) -> Pie
     if not memory.pool.owns(address):
         raise _unsupported(f"{name} is not in the training memory", "every parameter in the pool")
     return Piece(index, start, elements, address - memory.pool.base)
+
+
+def split(piece: Piece, parts: list[Part], element_bytes: int) -> Iterator[Piece]:
+    """What a piece of a whole parameter is of the parameter's parts; the first of them is tensor `piece.tensor`."""
+    for number, part in enumerate(parts):
+        begin = max(piece.start, part.first)
+        end = min(piece.start + piece.elements, part.first + part.elements)
+        if begin < end:
+            offset = piece.offset_bytes + (begin - piece.start) * element_bytes
+            yield Piece(piece.tensor + number, begin - part.first, end - begin, offset)
 
 
 def _unsupported(found: str, expected: str) -> BatonError:
