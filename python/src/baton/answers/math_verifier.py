@@ -64,6 +64,13 @@ class MathVerifier:
             return TimeoutError(f"reading it takes longer than {self._timeout_s:g} s")
         return result if isinstance(result, Exception) else None
 
+    def close(self) -> None:
+        """Ends the process; the next question would start another."""
+        with self._lock:
+            if self._process is not None:
+                _end(self._process)
+                self._process = None
+
     def _ask(self, question: dict[str, str]) -> dict[str, Any] | Exception | None:
         """None: it took too long."""
         with self._lock:

@@ -66,7 +66,7 @@ def read_answer(answer: str, timeout_s: int) -> list[Any]:
 
 
 def text_of(parsed: list[Any]) -> str | None:
-    """What was read, as it was written where math-verify says that; None: nothing was."""
+    """What was read, as math-verify writes it; None: nothing was."""
     texts = [each for each in parsed if isinstance(each, str)]
     return texts[-1] if texts else str(parsed[0]) if parsed else None
 

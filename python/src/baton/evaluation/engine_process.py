@@ -7,12 +7,21 @@ import os
 import sys
 import traceback
 from collections.abc import Callable
+from typing import Protocol
 
 import msgspec
 
 from baton.errors import BatonError
-from baton.evaluation.job import Failed, Finished, Job, Ready, Reply
+from baton.evaluation.job import Done, Failed, Finished, Job, Moved, Ready, Reply
 from baton.parent import die_with
+
+
+class Engine(Protocol):
+    """A model that is loaded. `run` sends every sample of the job as it is done, and `Moved` in between."""
+
+    version: str
+
+    def run(self, send: Callable[[Done | Moved], None]) -> None: ...
 
 
 def main() -> int:
@@ -34,21 +43,41 @@ def main() -> int:
 
 
 def _work(job: Job, send: Callable[[Reply], None]) -> None:
-    if job.engine == "vllm":
-        from baton.evaluation.vllm_engine import VllmEngine
-
-        engine = VllmEngine(job)
-    else:
-        from baton.evaluation.transformers_engine import TransformersEngine
-
-        engine = TransformersEngine(job)
+    try:
+        engine = _started(job)
+    except BatonError:
+        raise
+    except Exception as error:
+        if _is_out_of_memory(error):
+            raise
+        raise BatonError(
+            "ENGINE_NOT_STARTED",
+            f"{job.engine} did not load the model.",
+            expected=f"a model in {job.model} that it knows, and room for it",
+            found=f"{type(error).__name__}: {str(error)[:500]}",
+            action="Read its log; try the other --engine.",
+        ) from error
     send(Ready(version=engine.version))
     engine.run(send)
     send(Finished())
 
 
+def _started(job: Job) -> Engine:
+    if job.engine == "vllm":
+        from baton.evaluation.vllm_engine import VllmEngine
+
+        return VllmEngine(job)
+    from baton.evaluation.transformers_engine import TransformersEngine
+
+    return TransformersEngine(job)
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    return type(error).__name__ == "OutOfMemoryError"  # torch's, which is not imported for it
+
+
 def _failure(error: Exception) -> BatonError:
-    if type(error).__name__ == "OutOfMemoryError":
+    if _is_out_of_memory(error):
         return BatonError(
             "GPU_MEMORY_FULL",
             "The engine ran out of GPU memory.",

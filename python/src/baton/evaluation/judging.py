@@ -41,9 +41,10 @@ class Judges:
                 action="Run `baton setup`, or: pip install math-verify",
             )
         count = max(1, min(MOST, (os.cpu_count() or 1) // 2))
+        self._verifiers = [MathVerifier(TIMEOUT_S) for _ in range(count)]
         self._free: SimpleQueue[MathVerifier] = SimpleQueue()
-        for _ in range(count):
-            self._free.put(MathVerifier(TIMEOUT_S))
+        for verifier in self._verifiers:
+            self._free.put(verifier)
         self._threads = ThreadPoolExecutor(count)
 
     def check(self, questions: Sequence[Question]) -> None:
@@ -82,3 +83,5 @@ class Judges:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._threads.shutdown(cancel_futures=True)
+        for verifier in self._verifiers:
+            verifier.close()

@@ -104,7 +104,7 @@ def _question(
         prompt = fill(options.template, lambda name: column(name, "--template"))
     prompt = checked_prompt(prompt, place, NAMES)
     if options.system is not None:
-        prompt = with_system(prompt, options.system)
+        prompt = with_system(prompt, fill(options.system, lambda name: column(name, "--system")))
     answer = column(answer_column, "--answer-column")
     plain = isinstance(answer, str | int | float) and not isinstance(answer, bool)
     if not plain or not str(answer).strip():

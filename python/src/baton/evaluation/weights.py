@@ -41,8 +41,10 @@ def as_model(source: Source, dtype: str, folder: Path) -> Path:
     """
     if source.kind == "model":
         return source.folder
+    import torch
+
     try:
-        model = _adapted(source) if source.kind == "adapter" else _gathered(source)
+        model = _adapted(source, getattr(torch, dtype)) if source.kind == "adapter" else _gathered(source)
     except BatonError:
         raise
     except Exception as error:  # peft, DeepSpeed, torch and safetensors have errors of their own
@@ -53,21 +55,19 @@ def as_model(source: Source, dtype: str, folder: Path) -> Path:
             found=f"{type(error).__name__}: {str(error)[:500]}",
             action="Name the right model with --base, or take another checkpoint.",
         ) from error
-    import torch
-
     shutil.rmtree(folder, ignore_errors=True)
     model.to(getattr(torch, dtype)).save_pretrained(str(folder))
     return folder
 
 
-def _adapted(source: Source) -> Any:
-    import torch
+def _adapted(source: Source, dtype: Any) -> Any:
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
 
-    base: Any = AutoModelForCausalLM.from_pretrained(str(source.base), dtype=torch.float32)
+    # The base as it was in training, and nothing rounded but the sum.
+    base: Any = AutoModelForCausalLM.from_pretrained(str(source.base), dtype=dtype)
     adapted: Any = PeftModel.from_pretrained(base, str(source.folder))
-    return adapted.merge_and_unload()
+    return adapted.float().merge_and_unload()
 
 
 def _gathered(source: Source) -> Any:
