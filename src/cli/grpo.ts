@@ -1,15 +1,13 @@
 /** `baton grpo RECIPE.yaml [options]`: GRPO as the recipe's section `grpo` says. */
-import { constants } from "node:os";
 import { dirname, resolve } from "node:path";
 import type { Command } from "commander";
-import { BatonError } from "../errors.js";
 import { grpoSection, loadRecipe, type Override, parseOverride, type Recipe, trainingRanks } from "../recipe/index.js";
 import { dryRun } from "./dry-run.js";
-import { hasNvidiaDriver, machineGpus } from "./gpus.js";
+import { machineGpus } from "./gpus.js";
+import { orInterrupted } from "./interrupted.js";
 import { overridesOf, type RecipeOptions, setOption } from "./options.js";
-import { packageRoot } from "./package.js";
-import { describeOptions, sayToTerminal } from "./preflight.js";
-import { setup } from "./setup.js";
+import { describeOptions } from "./preflight.js";
+import { completePython } from "./setup-command.js";
 import { checkTraining, train } from "./train.js";
 
 interface GrpoOptions extends Pick<RecipeOptions, "ranks" | "simulated" | "out"> {
@@ -62,7 +60,7 @@ async function grpo(path: string, options: GrpoOptions): Promise<number> {
       ...{ file, recipeFolder, overrides },
       config: options.config === undefined ? null : resolve(options.config),
       out: options.out === undefined ? null : resolve(options.out),
-      python: somePython,
+      python: completePython,
     });
   }
   const recipe = withRanks(loadRecipe(file, overrides, await machineGpus()));
@@ -71,7 +69,7 @@ async function grpo(path: string, options: GrpoOptions): Promise<number> {
   const from = resume === undefined ? {} : { resume: resume === "auto" ? resume : resolve(resume) };
   const section = grpoSection(recipe, { output: out, recipeFolder, ...from });
   checkTraining({ recipe, out });
-  const python = await somePython();
+  const python = await completePython();
   return (await train({ recipe, section, recipeFolder, out, python, logCommand: options.log === true })).exitCode;
 }
 
@@ -80,33 +78,10 @@ export function withRanks(recipe: Recipe): Recipe & { readonly ranks: number } {
   return { ...recipe, ranks: trainingRanks(recipe) };
 }
 
-/** One with all packages, made at the first use. */
-async function somePython(): Promise<string> {
-  const { path } = await setup({
-    packageRoot,
-    folder: process.cwd(),
-    environment: process.env,
-    hasGpu: await hasNvidiaDriver(),
-    say: sayToTerminal,
-  });
-  return path;
-}
-
 async function printOptions(): Promise<number> {
-  const help = await describeOptions(await somePython());
+  const help = await describeOptions(await completePython());
   process.stdout.write(
     `Keys of the section \`grpo\` of a recipe. model, output and dtype are not written there: they are what the recipe's\nengine.model, out and engine.dtype say.\n\n${help}`,
   );
   return 0;
-}
-
-/** Ctrl-C before the run has begun ends it as the shell expects. */
-async function orInterrupted(work: () => Promise<number>): Promise<number> {
-  try {
-    return await work();
-  } catch (error) {
-    if (!(error instanceof BatonError) || error.code !== "INTERRUPTED") throw error;
-    process.stderr.write(`${error.describe()}\n`);
-    return 128 + (constants.signals[error.found as NodeJS.Signals] ?? 0);
-  }
 }

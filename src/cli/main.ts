@@ -5,6 +5,7 @@ import { BatonError, toBatonError } from "../errors.js";
 import { addBench } from "./bench.js";
 import { addDemo } from "./demo.js";
 import { addDoctor } from "./doctor.js";
+import { addEval } from "./eval.js";
 import { addGrpo } from "./grpo.js";
 import { packageVersion } from "./package.js";
 import { addRun } from "./run.js";
@@ -18,6 +19,7 @@ const program = new Command("baton")
 
 addRun(program);
 addGrpo(program);
+addEval(program);
 addDemo(program);
 addSetup(program);
 addBench(program);

@@ -14,11 +14,18 @@ export interface ModuleCall {
   /** For its standard input, as JSON. */
   readonly input: unknown;
   readonly deadlineMs: number;
+  /** Where the deadline comes from, and what to do when it was too short; by default that of a recipe. */
+  readonly deadline?: { readonly option: string; readonly action: string };
   readonly environment: NodeJS.ProcessEnv;
   /** Gets what it warns of, a line each. */
   readonly say: (line: string) => void;
 }
 
+const START_DEADLINE = {
+  option: "deadlines.startMs",
+  action:
+    "Raise deadlines.startMs if the data are large; a reward function's module may also hang when it is imported.",
+};
 /** Lines of the standard error that an error shows. */
 const LAST_LINES = 12;
 const TRACEBACK = "Traceback (most recent call last):";
@@ -41,17 +48,17 @@ const refusal = z.object({
 export async function callModule(call: ModuleCall): Promise<unknown> {
   const ended = await run(call);
   if (ended.because === "deadline") {
+    const { option, action } = call.deadline ?? START_DEADLINE;
     throw new BatonError({
       code: "PREFLIGHT_TIMEOUT",
       message: `${call.module} did not end in time.`,
-      expected: `an answer within ${Math.round(call.deadlineMs / 1000)} s (deadlines.startMs)`,
+      expected: `an answer within ${Math.round(call.deadlineMs / 1000)} s (${option})`,
       found: ended.lastLines.at(-1) ?? "no word from it",
-      action:
-        "Raise deadlines.startMs if the data are large; a reward function's module may also hang when it is imported.",
+      action,
     });
   }
   if (ended.because !== null) {
-    const message = "The run was interrupted before anything was started.";
+    const message = `${call.module} was interrupted.`;
     throw new BatonError({ code: "INTERRUPTED", message, found: ended.because });
   }
   const answer = answerIn(ended.stdout);

@@ -14,14 +14,17 @@ export function addSetup(program: Command): void {
     .description(
       "find a Python with torch, deepspeed and the rest, or make a .venv with them; compile what is compiled once",
     )
-    .action(async () => {
-      const python = await setup({
-        packageRoot,
-        folder: process.cwd(),
-        environment: process.env,
-        hasGpu: await hasNvidiaDriver(),
-        say,
-      });
-      say(`ready: ${python.path}`);
-    });
+    .action(async () => say(`ready: ${await completePython()}`));
+}
+
+/** The path of a Python with all packages, made at the first use. */
+export async function completePython(): Promise<string> {
+  const { path } = await setup({
+    packageRoot,
+    folder: process.cwd(),
+    environment: process.env,
+    hasGpu: await hasNvidiaDriver(),
+    say,
+  });
+  return path;
 }

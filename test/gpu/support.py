@@ -47,7 +47,9 @@ class Checks:
 
     def end(self, path: str | None = None) -> int:
         """Prints a summary, writes it to `path`; returns the exit code."""
-        versions = {"torch": torch.__version__, "gpu": torch.cuda.get_device_name(), "driver": driver_version()}
+        versions = {"torch": torch.__version__}
+        if torch.cuda.is_available():
+            versions |= {"gpu": torch.cuda.get_device_name(), "driver": driver_version()}
         print(f"{self.name}: {len(self.passed)} checks passed, {len(self.failed)} failed ({versions})", flush=True)
         for what in self.failed:
             print(f"  failed: {what}", flush=True)

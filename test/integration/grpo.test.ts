@@ -72,6 +72,24 @@ function expectDone(baton: Baton, ended: Ended): void {
   for (const { tokens } of compared) expect(tokens).toBeGreaterThan(0);
 }
 
+type Metrics = Readonly<Record<string, number | null>>;
+
+function metricsOf(baton: Baton, out = "out"): Metrics[] {
+  const text = readFileSync(join(baton.folder, out, "metrics.jsonl"), "utf8");
+  return text
+    .trimEnd()
+    .split("\n")
+    .map((line) => JSON.parse(line) as Metrics);
+}
+
+/** What training itself reports, but for how long it took. */
+function trainingOf(lines: readonly Metrics[]): Metrics[] {
+  const isTime = (name: string): boolean => /^(time|tokens_per_second)\//.test(name);
+  return lines
+    .filter((line) => !("held_out/mean" in line))
+    .map((line) => Object.fromEntries(Object.entries(line).filter(([name]) => !isTime(name))));
+}
+
 describe("a dry run of", { timeout: 600_000 }, () => {
   for (const { recipe, shape, ranks, zero, says, long } of DRY_RUNS) {
     it.skipIf(long === true && !ALL)(recipe, async () => {
@@ -96,14 +114,36 @@ describe("a whole run of demo.yaml", { timeout: 600_000 }, () => {
   const run = (folder: string, ...words: string[]): Baton =>
     grpo(folder, join(examples, "demo.yaml"), "--out", join(folder, "out"), "--log", ...words);
 
-  it("learns", async () => {
+  it("learns, the same with evaluations and without", async () => {
     await withFolder(async (folder) => {
-      const baton = run(folder, "--set", "grpo.batches=6");
+      const evaluating = ["grpo.batches=6", "grpo.evaluate_every=2", "grpo.held_out_samples=2"];
+      const baton = run(folder, ...evaluating.flatMap((value) => ["--set", value]));
       expectDone(baton, await baton.ended);
+      const lines = metricsOf(baton);
+      const evaluations = lines.filter((line) => "held_out/mean" in line);
+      expect(evaluations.map(({ step }) => step)).toEqual([0, 4, 8, 12]);
+      for (const line of evaluations) {
+        const [low, one, high, two] = ["1_low", "1", "1_high", "2"].map((name) => line[`held_out/pass@${name}`] ?? 0);
+        expect(one).toBeCloseTo(line["held_out/mean"] as number, 10);
+        expect(low).toBeLessThan(one as number);
+        expect(one).toBeLessThan(high as number);
+        expect(one).toBeLessThan(two as number);
+      }
       const { batches, reward } = baton.summary();
       expect(batches).toBe(6);
       expect(reward.heldOutBefore).toBeLessThan(0.5);
       expect((reward.heldOutAfter ?? 0) - (reward.heldOutBefore ?? 0)).toBeGreaterThan(0.15);
+
+      // Another seed of sampling or another state of random numbers would show in every one of these figures.
+      const alone = grpo(
+        folder,
+        ...[join(examples, "demo.yaml"), "--out", join(folder, "alone"), "--log"],
+        ...["--set", "grpo.batches=2", "--set", "grpo.held_out=null"],
+      );
+      expect((await alone.ended).code).toBe(0);
+      const untimed = trainingOf(metricsOf(alone, "alone"));
+      expect(untimed.length).toBe(2 + 4);
+      expect(trainingOf(lines).slice(0, untimed.length)).toEqual(untimed);
     });
   });
 

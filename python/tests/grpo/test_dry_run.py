@@ -37,10 +37,12 @@ def changed(plan: dry_run.Plan) -> dict[str, tuple[Any, Any]]:
 
 
 def test_the_trainer_takes_what_was_made(folder: Path) -> None:
-    dry = made(folder, held_out="test.jsonl", evaluate_every=5, checkpoint_every=100, max_completion_tokens=999)
+    evaluation = {"held_out": "test.jsonl", "held_out_samples": 16, "held_out_temperature": 0.5, "evaluate_every": 5}
+    dry = made(folder, **evaluation, checkpoint_every=100, max_completion_tokens=999)
     checked = make_plan(dry.options, folder, 2, dry.model_length, pytest.fail)
     assert len(checked.problems) == 2 * dry.options["prompts"]
     assert len(checked.held_out) == 8
+    assert (checked.options.held_out_samples, checked.options.solving) == (2, "exact_match")
     longest = max(len(each.prompt_token_ids) for each in [*checked.problems, *checked.held_out])
     assert dry.model_length == longest + 16
     assert checked.problems[0].problem.columns["level"] == 0  # columns are as they were

@@ -83,6 +83,8 @@ def test_a_whole_recipe() -> None:
         ({"importance_cap": 0.5}, "grpo.importance_cap:", ">= 1"),
         ({"seed": -1}, "grpo.seed:", ">= 0"),
         ({"evaluate_every": 5}, "grpo.evaluate_every:", "held_out"),
+        ({"solved_by": "exact"}, "grpo.solved_by:", "exact_match"),
+        ({"held_out_samples": 2}, "grpo.held_out_samples:", "held_out_temperature"),
         ({"data": {"system": "Be brief.", "chat": False}}, "grpo.data.system:", "chat"),
     ],
 )

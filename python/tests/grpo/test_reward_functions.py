@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from recipes import error_of
 
-from baton.training.grpo.math_verifier import MathVerifier
+from baton.answers.math_verifier import MathVerifier
 from baton.training.grpo.options import RewardOptions
 from baton.training.grpo.reward_functions import Reward, load_reward
 from baton.training.grpo.rewards import Rewards
@@ -182,9 +182,7 @@ def test_what_takes_too_long_is_not_equal() -> None:
 def test_a_computation_that_nothing_interrupts_ends() -> None:
     verifier = MathVerifier(timeout_s=5.0)
     assert verifier.judge("5", "5") == 1.0
-    stuck = (
-        "from baton.training.grpo import math_worker as w; w.compare = lambda *_: {'equal': 7 ** 10**9 > 0}; w.main()"
-    )
+    stuck = "from baton.answers import math_worker as w; w.compare = lambda *_: {'equal': 7 ** 10**9 > 0}; w.main()"
     command = [sys.executable, "-uc", stuck]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
     pipe = subprocess.PIPE

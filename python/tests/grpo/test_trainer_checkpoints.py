@@ -13,10 +13,13 @@ import torch
 from checkpoint_cases import FASTER, RUNS, SPOILED, Run, prepare
 from peft import PeftModel
 from recipes import error_of
+from safetensors.torch import load_file
 from standin import Standin, require_build
 from trainer_cases import LORA, RANKS, make_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from baton.evaluation.model_source import find_source
+from baton.evaluation.weights import as_model
 from baton.training.grpo.checkpoint_folder import DESCRIPTION, set_aside
 
 JOB = Path(__file__).parent / "jobs" / "checkpoint_runs.py"
@@ -143,6 +146,48 @@ def test_old_checkpoints_are_removed(run: Run, folder: Path, first: list[Found])
     place = Path(run.checkpoint(folder, 1)).parent
     kept = sorted(path.name for path in place.iterdir())
     assert kept == [f"step-{step:08d}" for step in range(max(1, run.stop - 1), run.stop + 1)]
+
+
+def loaded(place: Path, run: Run) -> dict[str, torch.Tensor]:
+    model: Any = AutoModelForCausalLM.from_pretrained(place, dtype=getattr(torch, run.dtype))
+    return dict(model.named_parameters())
+
+
+@pytest.mark.parametrize("run", [run for run in RUNS if not run.case.lora], ids=lambda run: run.name)
+def test_deepspeeds_part_alone_can_be_evaluated(run: Run, folder: Path, first: list[Found], tmp_path: Path) -> None:
+    assert first
+    place = Path(run.checkpoint(folder, run.resumed[-1]))
+    source = find_source(place / "deepspeed", folder / "model")
+    made = as_model(source, run.dtype, tmp_path / "made")
+    assert same(loaded(made, run), loaded(place / "model", run))
+    assert not same(loaded(made, run), loaded(folder / "model", run))
+    if run is RUNS[0]:
+        other = make_model(tmp_path / "other", intermediate_size=64)
+        error_of(lambda: as_model(find_source(place / "deepspeed", other), run.dtype, made), "MODEL_NOT_LOADED")
+
+
+@pytest.mark.parametrize("run", [run for run in RUNS if run.case.lora], ids=lambda run: run.name)
+def test_an_adapter_is_evaluated_merged(run: Run, folder: Path, first: list[Found], tmp_path: Path) -> None:
+    assert first
+    place = Path(run.checkpoint(folder, run.resumed[-1]))
+    source = find_source(place, None)
+    assert (source.kind, source.base) == ("adapter", folder / "model")
+    made = loaded(as_model(source, run.dtype, tmp_path / "made"), run)
+    adapter = load_file(place / "model" / "adapter_model.safetensors")
+    changed = 0
+    for name, base in loaded(folder / "model", run).items():
+        prefix = f"base_model.model.{name.removesuffix('.weight')}.lora_"
+        expected = base.float()
+        if f"{prefix}A.weight" in adapter:
+            factors = (adapter[f"{prefix}{letter}.weight"].float() for letter in "BA")
+            expected = expected + torch.matmul(*factors) * (LORA["alpha"] / LORA["rank"])
+            changed += 1
+        assert torch.equal(made[name], expected.to(base.dtype)), name
+    assert changed == 2 * len(LORA["target_modules"])
+    error_of(
+        lambda: as_model(find_source(place / "deepspeed", folder / "model"), run.dtype, tmp_path / "no"),
+        "MODEL_NOT_LOADED",
+    )
 
 
 LORA_RUN = RUNS[1]

@@ -61,7 +61,7 @@ def choose(logits: Tensor, temperature: float, top_p: float, numbers: npt.NDArra
     else:
         order = None
     sums = weights.cumsum(-1)
-    points = torch.from_numpy(numbers).unsqueeze(-1) * sums[:, -1:]
+    points = torch.from_numpy(numbers).to(sums.device).unsqueeze(-1) * sums[:, -1:]
     # right=True: the first index whose sum is greater than the point, so a weight of 0 is never chosen. There is one:
     # a number is at most 1 - 2^-53, and that times any float64 rounds to less than it.
     picks = torch.searchsorted(sums, points, right=True)

@@ -9,7 +9,6 @@ whatever that engine died of.
 
 from __future__ import annotations
 
-import ctypes
 import gc
 import os
 import select
@@ -32,11 +31,11 @@ from baton.engines.small.held import HeldBytes
 from baton.engines.small.model import CausalModel
 from baton.engines.small.shard import Shard
 from baton.errors import BatonError
+from baton.parent import die_with
 from baton.weights.manifest import TensorSpec
 from baton.weights.receiver import Host, Receiver
 from baton.weights.recorder import DTYPES
 
-_PR_SET_PDEATHSIG = 1
 #: A progress message at most this often.
 PROGRESS_SECONDS = 0.05
 
@@ -124,13 +123,6 @@ class Worker(Receiver):
         return wire.pack_samples(samples) if self.rank == 0 else None
 
 
-def _die_with(parent: int) -> None:
-    """The kernel kills this process when its parent's main thread ends."""
-    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    if os.getppid() != parent:
-        os._exit(1)
-
-
 def serve(channel: Channel) -> None:
     """Builds the worker from the first message and serves commands until the engine closes the channel."""
     setup = channel.receive()
@@ -190,7 +182,7 @@ def fork_workers(descriptors: list[int]) -> int:
     first = os.getpid()
     for mine in descriptors[1:]:
         if os.fork() == 0:
-            _die_with(first)
+            die_with(first)
             for other in descriptors:
                 if other != mine:
                     os.close(other)
@@ -204,7 +196,7 @@ def main() -> int:
     # Ctrl-C reaches every process of the terminal; the controller decides what it means.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent, *descriptors = (int(argument) for argument in sys.argv[1:])
-    _die_with(parent)
+    die_with(parent)
     torch.set_num_threads(1)
     channel = Channel(socket.socket(fileno=fork_workers(descriptors)))
     try:

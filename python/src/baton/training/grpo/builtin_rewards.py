@@ -7,8 +7,8 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from baton.answers.math_verifier import MathVerifier
 from baton.errors import BatonError
-from baton.training.grpo.math_verifier import MathVerifier
 
 RewardFunction = Callable[..., list[Any]]
 

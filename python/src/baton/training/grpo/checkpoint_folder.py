@@ -1,33 +1,36 @@
-"""Checkpoints on disk: which there are, which is the newest, and whether one belongs to a run.
-
-OUTPUT/checkpoints/step-00000012/
-    checkpoint.json     what it is; written last, so a checkpoint without it is not whole
-    deepspeed/          DeepSpeed's: parameters, masters, moments, learning rate
-    rank-00000.pt       each rank's place in its generated batch, and that batch
-    model/              Hugging Face's: the policy (or its adapter) and the tokenizer
-"""
+"""Checkpoints on disk (see `baton.checkpoint_layout`): which is the newest, and whether one belongs to a run."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import re
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from baton import checkpoint_layout as layout
+from baton.checkpoint_layout import DEEPSPEED, DESCRIPTION, MODEL
 from baton.errors import BatonError
 from baton.training.grpo.data import TokenizedProblem
 from baton.training.grpo.options import GrpoOptions
 from baton.training.grpo.shape import ModelShape, weights_digest
 
-DESCRIPTION = "checkpoint.json"
-DEEPSPEED = "deepspeed"
-MODEL = "model"
+__all__ = [
+    "DEEPSPEED",
+    "DESCRIPTION",
+    "MODEL",
+    "Found",
+    "describe",
+    "find",
+    "folder_of",
+    "identity",
+    "prune",
+    "rank_file",
+]
+
 VERSION = 1
-_NAME = re.compile(r"step-(\d{8,})")
 
 
 @dataclass(frozen=True)
@@ -45,7 +48,7 @@ def rank_file(folder: Path, rank: int) -> Path:
 
 
 def folder_of(options: GrpoOptions, step: int) -> Path:
-    return Path(options.output) / "checkpoints" / f"step-{step:08d}"
+    return layout.folder_of(Path(options.output), step)
 
 
 def identity(
@@ -80,24 +83,13 @@ def find(options: GrpoOptions, whose: Mapping[str, Any]) -> Found | None:
     if options.resume is None:
         return None
     if options.resume == "auto":
-        folder = _newest(options)
-        if folder is None:
+        whole = layout.whole_checkpoints(Path(options.output))
+        if not whole:
             return None
+        folder = whole[-1]
     else:
         folder = Path(options.resume)
     return _checked(folder, whose)
-
-
-def _newest(options: GrpoOptions) -> Path | None:
-    whole = _all_whole(options)
-    return whole[-1] if whole else None
-
-
-def _all_whole(options: GrpoOptions) -> list[Path]:
-    """From the oldest to the newest."""
-    found = (Path(options.output) / "checkpoints").glob("step-*")
-    whole = [path for path in found if _NAME.fullmatch(path.name) and (path / DESCRIPTION).is_file()]
-    return sorted(whole, key=lambda path: int(path.name.removeprefix("step-")))
 
 
 def _checked(folder: Path, whose: Mapping[str, Any]) -> Found:
@@ -137,8 +129,8 @@ def set_aside(options: GrpoOptions, after: int) -> None:
 
     A new run (`after` 0) must neither count an older one's checkpoints as its own nor be resumed from them.
     """
-    for folder in (Path(options.output) / "checkpoints").glob("step-*"):
-        if _NAME.fullmatch(folder.name) and int(folder.name.removeprefix("step-")) > after:
+    for folder in (Path(options.output) / layout.FOLDER).glob("step-*"):
+        if layout.NAME.fullmatch(folder.name) and layout.step_of(folder) > after:
             number = 1
             while (aside := folder.with_name(f"earlier-{number}-{folder.name}")).exists():
                 number += 1
@@ -149,6 +141,6 @@ def prune(options: GrpoOptions) -> None:
     """Removes the oldest checkpoints beyond `keep_checkpoints`."""
     if options.keep_checkpoints is None:
         return
-    for folder in _all_whole(options)[: -options.keep_checkpoints]:
+    for folder in layout.whole_checkpoints(Path(options.output))[: -options.keep_checkpoints]:
         (folder / DESCRIPTION).unlink()  # first of all: half a checkpoint must not look whole
         shutil.rmtree(folder, ignore_errors=True)

@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 
 from baton.errors import BatonError
+from baton.problems.prompts import prompt_tokens
 from baton.training.grpo.options import GrpoOptions
-from baton.training.grpo.problems import Message, Problem, columns_of, load_held_out, load_problems
+from baton.training.grpo.problems import NAMES, Problem, columns_of, load_held_out, load_problems
 
 __all__ = ["Order", "Problem", "TokenizedProblem", "columns_of", "load_held_out", "load_problems", "tokenize"]
 
@@ -82,7 +83,10 @@ def tokenize(
     BAD_OPTIONS.
     """
     longest, because = _longest(options, model_tokens)
-    tokenized = [TokenizedProblem(_tokens(problem, tokenizer, options), problem) for problem in problems]
+    tokenized = [
+        TokenizedProblem(prompt_tokens(each.prompt, tokenizer, options.data.chat, each.place, NAMES), each)
+        for each in problems
+    ]
     too_long = [each for each in tokenized if len(each.prompt_token_ids) > longest]
     if not too_long:
         return tokenized
@@ -126,56 +130,3 @@ def _longest(options: GrpoOptions, model_tokens: int | None) -> tuple[int, str]:
     if options.max_prompt_tokens is not None:
         limits.append((options.max_prompt_tokens, "grpo.max_prompt_tokens"))
     return min(limits, default=(sys.maxsize, "no limit"))
-
-
-def _tokens(problem: Problem, tokenizer: Any, options: GrpoOptions) -> list[int]:
-    prompt, template = problem.prompt, getattr(tokenizer, "chat_template", None)
-    chat = options.data.chat
-    if chat is False and not isinstance(prompt, str):
-        raise BatonError(
-            "BAD_OPTIONS",
-            f"grpo.data.chat: only a chat template can join the messages at {problem.place}.",
-            expected="auto or true",
-            found="false",
-            action="Correct grpo.data.chat, or give prompts as texts.",
-        )
-    if not template and (chat is True or not isinstance(prompt, str)):
-        raise BatonError(
-            "NO_CHAT_TEMPLATE",
-            "The model's tokenizer has no chat template.",
-            expected="a chat template, as grpo.data.chat is true" if chat is True else "a chat template for messages",
-            found=f"none in {options.model}",
-            action="Use a model made for chat, or texts as prompts, no grpo.data.system, and grpo.data.chat: false.",
-        )
-    if not template or chat is False:
-        tokens = list(tokenizer(prompt)["input_ids"])
-    else:
-        messages: list[Message] = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
-        # The template writes the special tokens; the tokenizer would add a second one at the start.
-        text = _templated(messages, tokenizer, problem.place)
-        tokens = list(tokenizer(text, add_special_tokens=False)["input_ids"])
-    if not tokens:
-        raise BatonError(
-            "DATA_BAD_PROMPT",
-            f"The prompt at {problem.place} has no tokens.",
-            expected="at least one token",
-            found=repr(prompt)[:120],
-            action="Correct this line.",
-        )
-    return tokens
-
-
-def _templated(messages: list[Message], tokenizer: Any, place: str) -> str:
-    begun = messages[-1]["role"] == "assistant"  # an answer that the model is to go on with
-    try:
-        return tokenizer.apply_chat_template(
-            messages, tokenize=False, add_generation_prompt=not begun, continue_final_message=begun
-        )
-    except Exception as error:  # templates raise what they like, for roles that they do not know
-        raise BatonError(
-            "CHAT_TEMPLATE_FAILED",
-            f"The model's chat template does not take the messages at {place}.",
-            expected="roles and an order of them that the template knows",
-            found=f"{type(error).__name__}: {error}; roles {', '.join(message['role'] for message in messages)}",
-            action="Correct the messages, or leave grpo.data.system out.",
-        ) from error

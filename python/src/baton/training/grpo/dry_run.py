@@ -30,6 +30,7 @@ COMPLETION_TOKENS = 16
 #: Two batches move weights of 0.1 in bfloat16, whose steps there are 0.0005.
 LEARNING_RATE = 2e-3
 HELD_OUT_PROBLEMS = 8
+HELD_OUT_SAMPLES = 2
 #: Random weights earn nothing of the recipe's functions, and equal rewards make no gradient.
 SPREAD = "baton.training.grpo.dry_run:spread"
 
@@ -86,6 +87,9 @@ def plan(section: Mapping[str, Any], config: Path, out: Path, folder: Path, rank
     sums = "" if problems.missing is None else " little sums"
     plan.changes.append(("problems", "the recipe's" if sums else len(problems.train), f"{len(train)}{sums}"))
     if held_out:
+        labels = [reward["name"] or reward["function"].rpartition(":")[2] for reward in rewards]
+        plan.options["solved_by"] = real.solving if real.solving in labels else None
+        plan.change("held_out_samples", min(real.held_out_samples, HELD_OUT_SAMPLES), real.held_out_samples)
         plan.options |= {"held_out": str(write(out / "held-out.jsonl", held_out)), "held_out_limit": None}
         plan.changes.append(
             ("held-out problems", "the recipe's" if sums else len(problems.held_out), f"{len(held_out)}{sums}")

@@ -157,7 +157,13 @@ class GrpoOptions:
     evaluate_every: Count | None = _option(
         "generated batches between two evaluations; null: only before the first and after the last", default=None
     )
+    held_out_samples: Count = _option("completions of each held-out problem, for pass@1 and pass@ this", default=1)
     held_out_temperature: NotNegative = _option("of sampling in an evaluation; 0: the likeliest token", default=0.0)
+    solved_by: Text | None = _option(
+        "reward function whose value of 1 or more says that a completion is right, for pass@k; null: math_verify or "
+        "exact_match where it is among them, else the only one",
+        default=None,
+    )
     checkpoint_every: Count | None = _option(
         "optimizer steps between two checkpoints, be it in the middle of a generated batch; null: none", default=None
     )
@@ -165,6 +171,17 @@ class GrpoOptions:
     resume: Text | None = _option(
         "folder of a checkpoint to go on from; auto: the newest in output, if any; null: start anew", default=None
     )
+
+    @property
+    def solving(self) -> str | None:
+        """Name of the reward function that says whether a completion is right; None: the recipe does not tell."""
+        if self.solved_by is not None:
+            return self.solved_by
+        for name in ("math_verify", "exact_match"):
+            for reward in self.rewards:
+                if reward.function == name:
+                    return reward.label
+        return self.rewards[0].label if len(self.rewards) == 1 else None
 
     @property
     def upper_clip(self) -> float:
@@ -204,6 +221,13 @@ def options_from(mapping: Mapping[str, Any]) -> GrpoOptions:
             path = f"grpo.rewards[{index}].name"
             raise bad_option(path, "two functions have the same name.", "a name of its own", reward.label)
         labels.add(reward.label)
+    if options.solved_by is not None and options.solved_by not in labels:
+        message = "there is no reward function of this name."
+        raise bad_option("grpo.solved_by", message, f"one of {', '.join(labels)}", options.solved_by)
+    if options.held_out_samples > 1 and options.held_out_temperature == 0:
+        message = "all completions of a problem are the same at temperature 0."
+        path, expected = "grpo.held_out_samples", "1, or a grpo.held_out_temperature above 0"
+        raise bad_option(path, message, expected, str(options.held_out_samples))
     return options
 
 

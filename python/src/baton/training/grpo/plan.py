@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from baton.errors import BatonError
+from baton.problems.prompts import load_tokenizer, stop_tokens
 from baton.training.grpo.checkpoint_folder import Found, find, identity
 from baton.training.grpo.data import (
     Order,
@@ -59,7 +59,7 @@ def make_plan(
     options.check(ranks)
     shape = model_shape(options)
     deepspeed_config(options, shape)
-    tokenizer = _tokenizer(options)
+    tokenizer = load_tokenizer(Path(options.model))
     limits = [limit for limit in (shape.positions, model_length) if limit is not None]
     most = min(limits) if limits else None
     problems = tokenize(load_problems(options.data, folder), tokenizer, options, most, say)
@@ -78,35 +78,7 @@ def make_plan(
         problems=problems,
         held_out=tokenized,
         rewards=rewards,
-        stop_token_ids=_stop_tokens(options, tokenizer),
+        stop_token_ids=stop_tokens(Path(options.model), tokenizer),
         identity=whose,
         checkpoint=find(options, whose),
     )
-
-
-def _tokenizer(options: GrpoOptions) -> Any:
-    from transformers import AutoTokenizer
-
-    try:
-        return AutoTokenizer.from_pretrained(options.model)
-    except Exception as error:
-        raise BatonError(
-            "TOKENIZER_NOT_FOUND",
-            f"The tokenizer of {options.model} cannot be loaded.",
-            expected="tokenizer.json or another file that transformers' AutoTokenizer reads",
-            found=f"{type(error).__name__}: {str(error)[:300]}",
-            action="Download the whole model, with its tokenizer.",
-        ) from error
-
-
-def _stop_tokens(options: GrpoOptions, tokenizer: Any) -> tuple[int, ...]:
-    """The tokenizer's end of text, and what the model's generation config has: chat models end a turn with another."""
-    from transformers import GenerationConfig
-
-    found: set[int] = set()
-    if tokenizer.eos_token_id is not None:
-        found.add(int(tokenizer.eos_token_id))
-    if (Path(options.model) / "generation_config.json").is_file():
-        ends: Any = GenerationConfig.from_pretrained(options.model).eos_token_id
-        found.update([ends] if isinstance(ends, int) else [int(end) for end in ends or ()])
-    return tuple(sorted(found))

@@ -2,29 +2,33 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeAlias, cast
-
-import msgspec
+from typing import Any
 
 from baton.errors import BatonError
+from baton.problems.prompts import Message, OptionNames, Prompt, checked_prompt, fill, with_system
+from baton.problems.rows import read_rows
 from baton.training.grpo.options import DataOptions, GrpoOptions
 from baton.weights.names import nearest
 
-Message: TypeAlias = dict[str, str]
+__all__ = ["NAMES", "Message", "Problem", "columns_of", "load_held_out", "load_problems"]
 
-# {name}, and {{name}} for itself. Anything else in braces is text: \boxed{}, {"json": 1}.
-_PLACEHOLDER = re.compile(r"\{\{([^\W\d]\w*)\}\}|\{([^\W\d]\w*)\}")
+NAMES = OptionNames(
+    prompt="grpo.data.columns.prompt",
+    chat="grpo.data.chat",
+    no_chat="grpo.data.chat: false",
+    system="grpo.data.system",
+)
+_FILES = "Correct grpo.data.files (or grpo.held_out); relative paths start at the recipe's folder."
 
 
 @dataclass(frozen=True)
 class Problem:
     """`prompt`: a text or chat messages. `columns`: for the reward functions. `place`: file and line, from 1."""
 
-    prompt: str | list[Message]
+    prompt: Prompt
     columns: dict[str, Any]
     place: str
 
@@ -36,7 +40,7 @@ def load_problems(data: DataOptions, folder: Path = Path()) -> list[Problem]:
     """
     problems: list[Problem] = []
     for name in data.files:
-        for place, row in _rows(folder / name):
+        for place, row in read_rows(folder / name, _FILES):
             problems.append(_problem(row, place, data))
             if len(problems) == data.limit:
                 return problems
@@ -64,39 +68,6 @@ def columns_of(problems: Sequence[Problem]) -> dict[str, list[Any]]:
     return {name: [problem.columns.get(name) for problem in problems] for name in names}
 
 
-def _rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """(place, columns) of each line that is not blank."""
-    try:
-        file = path.open("rb")
-    except OSError as error:
-        raise BatonError(
-            "DATA_NOT_FOUND",
-            f"The file of problems {path} cannot be read.",
-            expected="a JSONL file",
-            found=error.strerror or str(error),
-            action="Correct grpo.data.files (or grpo.held_out); relative paths start at the recipe's folder.",
-        ) from error
-    with file:
-        for number, line in enumerate(file, start=1):
-            line = line.removeprefix(b"\xef\xbb\xbf").strip()
-            if line:
-                place = f"{path}, line {number}"
-                yield place, _row(line, place)
-
-
-def _row(line: bytes, place: str) -> dict[str, Any]:
-    try:
-        return msgspec.json.decode(line, type=dict[str, Any])
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        raise BatonError(
-            "DATA_NOT_JSON",
-            f"{place} is not a JSON object.",
-            expected='one JSON object a line, such as {"prompt": "1+1=", "answer": "2"}',
-            found=f"{error}: {line[:80].decode(errors='replace')}",
-            action="Correct this line; a JSON list or a pretty-printed file has to become one object a line.",
-        ) from error
-
-
 def _problem(row: dict[str, Any], place: str, data: DataOptions) -> Problem:
     columns = dict(row)
     for ours, theirs in data.columns.items():
@@ -104,13 +75,11 @@ def _problem(row: dict[str, Any], place: str, data: DataOptions) -> Problem:
     if data.template is not None:
         prompt: Any = _filled(data.template, columns, place, "grpo.data.template")
     else:
-        prompt = _column(columns, "prompt", place, "grpo.data.columns.prompt")
+        prompt = _column(columns, "prompt", place, NAMES.prompt)
     columns.pop("prompt", None)  # reward functions get `prompts`
-    prompt = _checked(prompt, place)
+    prompt = checked_prompt(prompt, place, NAMES)
     if data.system is not None:
-        system = {"role": "system", "content": _filled(data.system, columns, place, "grpo.data.system")}
-        messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
-        prompt = messages if messages[0]["role"] == "system" else [system, *messages]
+        prompt = with_system(prompt, _filled(data.system, columns, place, NAMES.system))
     return Problem(prompt, columns, place)
 
 
@@ -127,31 +96,4 @@ def _column(columns: Mapping[str, Any], name: str, place: str, option: str) -> A
 
 
 def _filled(template: str, columns: Mapping[str, Any], place: str, option: str) -> str:
-    def fill(match: re.Match[str]) -> str:
-        literal, name = match.groups()
-        return f"{{{literal}}}" if literal is not None else str(_column(columns, name, place, option))
-
-    return _PLACEHOLDER.sub(fill, template)
-
-
-def _checked(prompt: Any, place: str) -> str | list[Message]:
-    if isinstance(prompt, str) and prompt:
-        return prompt
-    if isinstance(prompt, list) and prompt:
-        messages = cast("list[Any]", prompt)
-        if all(_is_message(message) for message in messages):
-            return messages
-    raise BatonError(
-        "DATA_BAD_PROMPT",
-        f"The prompt at {place} cannot be used.",
-        expected="a text, or a list of messages with texts as `role` and `content`; not empty",
-        found=repr(prompt)[:120],
-        action="Correct this line, or grpo.data.columns.prompt.",
-    )
-
-
-def _is_message(message: Any) -> bool:
-    if not isinstance(message, dict):
-        return False
-    parts = cast("dict[str, Any]", message)
-    return isinstance(parts.get("role"), str) and isinstance(parts.get("content"), str)
+    return fill(template, lambda name: _column(columns, name, place, option))

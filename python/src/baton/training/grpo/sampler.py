@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from baton.completion import Completion, Sampling
+from baton.evaluation.estimates import estimate
 from baton.rollout import Rollout
 from baton.training.grpo.advantages import advantages, reward_sums, std_of
 from baton.training.grpo.batch import GeneratedBatch
@@ -48,9 +49,11 @@ class Sampler:
         return self._ask(rollout, problems, options.num_generations, options.temperature, options.top_p, seed)
 
     def ask_held_out(self, rollout: Rollout) -> Answers:
-        """One answer to each of this rank's held-out problems, in the same way each time."""
+        """Answers to this rank's held-out problems, sampled in the same way each time; it may have none of them."""
+        options = self._options
         mine = self._plan.held_out[self._ranks.rank :: self._ranks.count]
-        return self._ask(rollout, mine, 1, self._options.held_out_temperature, 1.0, self._options.seed)
+        # No batch has this seed, so nothing about training depends on an evaluation.
+        return self._ask(rollout, mine, options.held_out_samples, options.held_out_temperature, 1.0, options.seed)
 
     def _ask(
         self, rollout: Rollout, problems: list[TokenizedProblem], n: int, temperature: float, top_p: float, seed: int
@@ -93,6 +96,7 @@ class Sampler:
         """Means over all held-out problems; a failed sample counts in none, and is counted."""
         judged = self._rewards(answers)
         metrics = self._reward_metrics(judged, EVALUATION)
+        metrics |= self._pass_metrics(judged)
         return metrics | self._length_metrics(answers.completions, f"{EVALUATION}/completion")
 
     def _rewards(self, answers: Answers) -> Judged:
@@ -127,6 +131,23 @@ class Sampler:
         names = [under, *(f"{under}/{name}" for name in self._plan.rewards.names)]
         for name, sums in zip(names, summed[:-1].view(-1, 3), strict=True):
             metrics |= {f"{name}/mean": _mean(sums), f"{name}/std": std_of(sums) if sums[0] else None}
+        return metrics
+
+    def _pass_metrics(self, judged: Judged) -> Metrics:
+        """pass@1, and pass@k of all samples, with their intervals. Samples that could not be judged are left out."""
+        options, ranks, solving = self._options, self._ranks, self._options.solving
+        if solving is None:
+            return {}
+        values = torch.from_numpy(judged.values[self._plan.rewards.names.index(solving)])
+        here = torch.zeros(len(self._plan.held_out), 2, dtype=torch.float64)
+        here[ranks.rank :: ranks.count, 0] = values.view(-1, options.held_out_samples).isfinite().sum(dim=1).double()
+        here[ranks.rank :: ranks.count, 1] = (values.view(-1, options.held_out_samples) >= 1).sum(dim=1).double()
+        counts = [(int(samples), int(right)) for samples, right in ranks.sum(here).tolist()]
+        metrics: Metrics = {}
+        for k in sorted({1, options.held_out_samples}):
+            found = estimate(counts, k)
+            name = f"{EVALUATION}/pass@{k}"
+            metrics |= {name: found.value, f"{name}_low": found.low, f"{name}_high": found.high}
         return metrics
 
     def _length_metrics(self, completions: Sequence[Completion], under: str) -> Metrics:

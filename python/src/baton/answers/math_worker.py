@@ -1,6 +1,7 @@
 """The process of MathVerifier: a line of JSON in, a line out, until the input ends.
 
-{"completion": "... #### 18", "answer": "#### 18", "timeout_s": 5}  ->  {"equal": true} or {"error": "..."}
+{"completion": "... #### 18", "answer": "#### 18", "timeout_s": 5}  ->  {"equal": true, "found": "18"}
+An answer that is no mathematics gives {"error": "..."}; without a completion nothing but this is looked at.
 """
 
 from __future__ import annotations
@@ -31,22 +32,24 @@ def main() -> None:
         request = json.loads(line)
         # A signal that no handler waits for: it also ends a computation in C, after CPU time.
         signal.setitimer(signal.ITIMER_PROF, 3 * request["timeout_s"])
-        reply = compare(request["completion"], request["answer"], math.ceil(request["timeout_s"]))
+        reply = compare(request.get("completion"), request["answer"], math.ceil(request["timeout_s"]))
         signal.setitimer(signal.ITIMER_PROF, 0)
         out.write(json.dumps(reply).encode() + b"\n")
 
 
-def compare(completion: str, answer: str, timeout_s: int) -> dict[str, Any]:
+def compare(completion: str | None, answer: str, timeout_s: int) -> dict[str, Any]:
     from math_verify import parse, verify
 
     try:
         gold = read_answer(answer, timeout_s)
         if not gold:
             return {"error": f"the answer is no mathematics: {answer[:200]!r}"}
+        if completion is None:
+            return {"equal": False, "found": None}
         given = parse(marked(completion), parsing_timeout=timeout_s)
-        return {"equal": bool(given) and verify(gold, given, timeout_seconds=timeout_s)}
+        return {"equal": bool(given) and verify(gold, given, timeout_seconds=timeout_s), "found": text_of(given)}
     except (MemoryError, RecursionError):
-        return {"equal": False}
+        return {"equal": False, "found": None}
     except Exception as error:
         return {"error": f"{type(error).__name__}: {error}"}
 
@@ -60,6 +63,12 @@ def read_answer(answer: str, timeout_s: int) -> list[Any]:
         # LaTeX without marks around it is not found, and plain numbers are in there too.
         text = f"\\boxed{{{text}}}"
     return parse(text, parsing_timeout=timeout_s)
+
+
+def text_of(parsed: list[Any]) -> str | None:
+    """What was read, as math-verify writes it; None: nothing was."""
+    texts = [each for each in parsed if isinstance(each, str)]
+    return texts[-1] if texts else str(parsed[0]) if parsed else None
 
 
 def marked(text: str) -> str:

@@ -17,12 +17,21 @@ import sys
 import threading
 import time
 import weakref
+from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from baton.errors import BatonError
 
 START_S = 120.0  # importing sympy on a busy machine
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """`found`: the answer that a completion gives, as text; None where none was found, or not in time."""
+
+    equal: bool
+    found: str | None
 
 
 class MathVerifier:
@@ -38,33 +47,59 @@ class MathVerifier:
 
         Raises BatonError REWARD_PROCESS: it does not start.
         """
+        compared = self.compare(completion, answer)
+        return compared if isinstance(compared, Exception) else float(compared.equal)
+
+    def compare(self, completion: str, answer: str) -> Comparison | Exception:
+        """As `judge`, and what was compared."""
+        result = self._ask({"completion": completion, "answer": answer})
+        if result is None:
+            return Comparison(equal=False, found=None)
+        return result if isinstance(result, Exception) else Comparison(result["equal"], result["found"])
+
+    def check(self, answer: str) -> Exception | None:
+        """Why `answer` cannot be compared with anything; None: it can."""
+        result = self._ask({"answer": answer})
+        if result is None:
+            return TimeoutError(f"reading it takes longer than {self._timeout_s:g} s")
+        return result if isinstance(result, Exception) else None
+
+    def close(self) -> None:
+        """Ends the process; the next question would start another."""
+        with self._lock:
+            if self._process is not None:
+                _end(self._process)
+                self._process = None
+
+    def _ask(self, question: dict[str, str]) -> dict[str, Any] | Exception | None:
+        """None: it took too long."""
         with self._lock:
             process = self._process
             if process is None or process.poll() is not None:
                 process = self._process = self._start()
-            request = json.dumps({"completion": completion, "answer": answer, "timeout_s": self._timeout_s})
+            request = json.dumps({**question, "timeout_s": self._timeout_s})
             # It stops parsing and comparing after timeout_s each, and itself after three times that, of CPU time. This
             # is for one that does not even run.
             try:
                 reply = _exchange(process, request.encode() + b"\n", 10 * self._timeout_s)
             except TimeoutError:
                 _end(process)
-                return 0.0
+                return None
             if reply is None:
                 # Not equal, if it took too long: a completion must not be better off for being hard to judge.
                 status = process.wait()
                 error = RuntimeError(f"the process of math-verify ended by itself, with status {status}")
-                return 0.0 if status == -signal.SIGPROF else error
+                return None if status == -signal.SIGPROF else error
             result = json.loads(reply)
-            return ValueError(result["error"]) if "error" in result else float(result["equal"])
+            return ValueError(result["error"]) if "error" in result else result
 
     def _start(self) -> subprocess.Popen[bytes]:
-        source = str(Path(__file__).parents[3])
+        source = str(Path(__file__).parents[2])
         path = os.pathsep.join(each for each in (source, os.environ.get("PYTHONPATH")) if each)
         # Neither a rank of the run nor a process with a GPU.
         environment = {name: value for name, value in os.environ.items() if name not in ("RANK", "BATON_SOCKET")}
         process = subprocess.Popen(
-            [sys.executable, "-m", "baton.training.grpo.math_worker"],
+            [sys.executable, "-m", "baton.answers.math_worker"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             bufsize=0,
@@ -83,7 +118,7 @@ class MathVerifier:
             "The process that runs math-verify did not start.",
             expected=f"that it imports math_verify within {START_S:.0f} s",
             found=f"exit status {process.returncode}",
-            action="Read its output; try `python -m baton.training.grpo.math_worker`.",
+            action="Read its output; try `python -m baton.answers.math_worker`.",
         )
 
 

@@ -1,0 +1,1 @@
+"""How often a model answers right. Importing this package loads nothing heavy."""

@@ -1,0 +1,1 @@
+"""Problems and prompts, from files to tokens. Importing this package loads nothing heavy."""

@@ -1,0 +1,133 @@
+"""Engines: what a sample depends on, and what becomes of an evaluation whose engine fails."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+from eval_cases import TINY, error_of
+from transformers import AutoTokenizer
+
+from baton.evaluation.engines import Place, generate
+from baton.evaluation.job import Done, Job
+from baton.evaluation.transformers_engine import TransformersEngine
+from baton.evaluation.vllm_engine import arguments, sampling
+from baton.examples.arithmetic import held_out_problems
+
+Samples = dict[tuple[int, int], list[int]]
+
+
+def job(**changes: Any) -> Job:
+    tokenizer: Any = AutoTokenizer.from_pretrained(TINY)
+    problems = held_out_problems()[:20]
+    values: dict[str, Any] = {
+        "engine": "transformers",
+        "model": str(TINY),
+        "dtype": "float32",
+        "tensor_parallel": 1,
+        "batch_size": 64,
+        "length": 64,
+        "max_tokens": 6,
+        "samples": 3,
+        "temperature": 1.0,
+        "top_p": 1.0,
+        "seed": 0,
+        "stop_token_ids": [int(tokenizer.eos_token_id)],
+        "problems": list(range(len(problems))),
+        "prompts": [list(tokenizer(each.prompt)["input_ids"]) for each in problems],
+    }
+    return Job(**values | changes)
+
+
+def samples_of(**changes: Any) -> Samples:
+    made: Samples = {}
+
+    def take(reply: Any) -> None:
+        if isinstance(reply, Done):
+            made[reply.problem, reply.sample] = reply.tokens
+
+    TransformersEngine(job(**changes)).run(take)
+    return made
+
+
+def test_a_sample_depends_on_seed_problem_and_number_and_not_on_its_batch() -> None:
+    found = samples_of()
+    assert found.keys() == {(problem, sample) for problem in range(20) for sample in range(3)}
+    assert found == samples_of(batch_size=7)
+    other = samples_of(seed=1)
+    assert sum(found[key] != other[key] for key in found) > 10
+    differ = [len({tuple(found[problem, sample]) for sample in range(3)}) > 1 for problem in range(20)]
+    assert sum(differ) > 5
+    # As an engine beside another one gets them: every second problem, under its own number.
+    whole = job()
+    part = samples_of(problems=whole.problems[1::2], prompts=whole.prompts[1::2])
+    assert part == {key: tokens for key, tokens in found.items() if key[0] % 2}
+
+
+def test_a_temperature_of_almost_0_is_greedy_and_a_high_one_is_not() -> None:
+    greedy = samples_of(samples=1, temperature=0.0)
+    assert greedy == samples_of(samples=1, temperature=1e-4)
+    assert greedy == samples_of(samples=1, top_p=1e-6)
+    assert greedy != samples_of(samples=1, temperature=5.0)
+
+
+def test_completions_end_with_their_stop_token_or_at_their_length() -> None:
+    [stop] = job().stop_token_ids
+    for tokens in samples_of().values():
+        assert stop not in tokens[:-1]
+        assert tokens[-1] == stop or len(tokens) == 6
+    assert all(len(tokens) == 6 for tokens in samples_of(stop_token_ids=[], samples=1).values())
+
+
+def test_what_vllm_is_told() -> None:
+    made = job(engine="vllm", tensor_parallel=2)
+    assert arguments(made)["distributed_executor_backend"] == "mp"
+    assert arguments(made)["max_model_len"] == 64
+    seeds = {sampling(made, problem, sample)["seed"] for problem in range(20) for sample in range(3)}
+    assert len(seeds) == 60
+    greedy = sampling(job(temperature=0.0, top_p=0.5), 0, 0)
+    assert (greedy["temperature"], greedy["top_p"], greedy["seed"]) == (0.0, 1.0, None)
+
+
+def children() -> list[int]:
+    return [int(pid) for pid in Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()]
+
+
+def place(folder: Path) -> Place:
+    return Place("", folder / "logs" / "engine-0.log")
+
+
+def test_an_engine_that_cannot_load_its_model(tmp_path: Path) -> None:
+    before = children()
+    error = error_of(lambda: generate([job(model="/nowhere")], [place(tmp_path)], print), "ENGINE_NOT_STARTED")
+    assert "/nowhere" in str(error)
+    assert "Traceback" in (tmp_path / "logs" / "engine-0.log").read_text()
+    assert children() == before
+
+
+def test_an_engine_that_does_not_start(tmp_path: Path) -> None:
+    before = children()
+    error = error_of(lambda: generate([job()], [place(tmp_path)], print, start_s=0.05), "ENGINE_STALLED")
+    assert "did not start" in error.message
+    assert children() == before
+
+
+@pytest.mark.parametrize(("blow", "code"), [(signal.SIGKILL, "ENGINE_DIED"), (signal.SIGSTOP, "ENGINE_STALLED")])
+def test_an_engine_that_is_struck_at_work(blow: signal.Signals, code: str, tmp_path: Path) -> None:
+    before = children()
+    came: list[Done] = []
+
+    def strike(done: Done) -> None:
+        if not came:
+            [pid] = set(children()) - set(before)
+            os.kill(pid, blow)
+        came.append(done)
+
+    work = job(batch_size=1, samples=50)
+    error = error_of(lambda: generate([work], [place(tmp_path)], strike, stall_s=1.0), code)
+    assert "engine-0.log" in error.action
+    assert 0 < len(came) < 1000
+    assert children() == before

@@ -1,0 +1,119 @@
+"""`baton eval` against a plain loop of transformers, greedily, on problems of GSM8K: the same answers, the same accuracy.
+
+    eval_check.py FOLDER --model CHECKPOINT --data gsm8k-test.jsonl [--problems 200] [--engine vllm] [--engine transformers]
+
+The loop asks one problem at a time, without padding, and knows nothing of Baton but for how answers are compared. All is
+in float32, where the order of additions hardly ever decides a token. It runs without a GPU too, slowly.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from run_support import ROOT
+from support import Checks
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+TEMPLATE = "{question}\nPlease reason step by step, and put your final answer within \\boxed{}."
+#: Share of the answers that may differ: single tokens are as likely as others to the last bits.
+MAY_DIFFER = 0.02
+SECONDS = 1200
+
+
+def plain_loop(model_folder: Path, problems: list[dict[str, Any]], max_tokens: int) -> list[str]:
+    """The text of each completion."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    tokenizer = AutoTokenizer.from_pretrained(model_folder)
+    model = AutoModelForCausalLM.from_pretrained(model_folder, dtype=torch.float32).to(device).eval()
+    texts = []
+    for row in problems:
+        message = {"role": "user", "content": TEMPLATE.replace("{question}", row["question"])}
+        prompt = tokenizer.apply_chat_template([message], add_generation_prompt=True, tokenize=False)
+        ids = tokenizer(prompt, add_special_tokens=False, return_tensors="pt").input_ids.to(device)
+        with torch.inference_mode():
+            made = model.generate(
+                ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=max_tokens, pad_token_id=0
+            )
+        texts.append(tokenizer.decode(made[0, ids.shape[1] :], skip_special_tokens=True))
+    return texts
+
+
+def verdicts(texts: list[str], problems: list[dict[str, Any]]) -> list[tuple[Any, bool]]:
+    """The answer that math-verify finds in each text, and whether it is right: called as its documentation does."""
+    from math_verify import parse, verify
+
+    found = []
+    for text, row in zip(texts, problems, strict=True):
+        gold = parse(row["answer"].rpartition("####")[2].strip())
+        given = parse(text.rpartition("####")[2] if "####" in text else text)
+        found.append((given[-1] if given else None, bool(given) and verify(gold, given)))
+    return found
+
+
+def evaluate(folder: Path, options: argparse.Namespace, engine: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Summary and lines of `baton eval`."""
+    command = ["node", str(ROOT / "dist/cli/main.js"), "eval", "--json", "--engine", engine, "--dtype", "float32"]
+    command += ["--model", str(options.model), "--data", str(options.data), "--out", str(folder)]
+    command += ["--limit", str(options.problems), "--max-tokens", str(options.max_tokens), "--template", TEMPLATE]
+    print("    ", " ".join(command))
+    done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS, check=False)
+    print(re.sub(r"^", "     ", done.stderr, flags=re.MULTILINE))
+    done.check_returncode()
+    lines = [json.loads(line) for line in (folder / "results.jsonl").read_text().splitlines()]
+    return json.loads(done.stdout), lines
+
+
+def compare(checks: Checks, engine: str, options: argparse.Namespace, plain: dict[str, Any]) -> None:
+    summary, lines = evaluate(options.folder / engine, options, engine)
+    samples = [line["samples"][0] for line in lines]
+    count = len(plain["texts"])
+    same = sum(sample["found"] == found for sample, (found, _) in zip(samples, plain["verdicts"], strict=True))
+    texts = sum(sample["text"] == text for sample, text in zip(samples, plain["texts"], strict=True))
+    right = [sample["correct"] for sample in samples]
+    [one] = [each for each in summary["passAtK"] if each["k"] == 1]
+    checks.figure(f"{engine}: same answers", same / count)
+    checks.figure(f"{engine}: same texts, to the last character", texts / count)
+    checks.figure(f"{engine}: accuracy", one["value"])
+    checks.figure(f"{engine}: tokens a second", summary["tokensPerSecond"])
+    checks.figure(f"{engine}: seconds", summary["seconds"]["total"])
+    checks.that(f"{engine}: the same answers", same >= count * (1 - MAY_DIFFER), f"{same} of {count}")
+    off = sum(mine != right for mine, (_, right) in zip(right, plain["verdicts"], strict=True))
+    checks.that(f"{engine}: right and wrong alike", off <= count * MAY_DIFFER, f"{off} of {count} differ")
+    checks.that(f"{engine}: pass@1 is the share of right answers", abs(one["value"] - sum(right) / count) < 1e-9)
+    checks.that(f"{engine}: the interval is around it", one["low"] <= one["value"] <= one["high"])
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--model", type=Path, required=True)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--problems", type=int, default=200)
+    parser.add_argument("--max-tokens", type=int, default=200)
+    parser.add_argument("--engine", action="append", choices=["vllm", "transformers"], help="default: both")
+    parser.add_argument("--json")
+    options = parser.parse_args()
+    checks = Checks("eval")
+    rows = options.data.read_text().splitlines()[: options.problems]
+    problems = [json.loads(row) for row in rows]
+    options.problems = len(problems)
+    began = time.monotonic()
+    texts = plain_loop(options.model, problems, options.max_tokens)
+    plain = {"texts": texts, "verdicts": verdicts(texts, problems)}
+    checks.figure("plain loop: seconds", time.monotonic() - began)
+    checks.figure("plain loop: accuracy", sum(right for _, right in plain["verdicts"]) / len(problems))
+    for engine in options.engine or ["vllm", "transformers"]:
+        checks.run(compare, checks, engine, options, plain)
+    return checks.end(options.json)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
