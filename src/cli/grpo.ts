@@ -3,7 +3,15 @@ import { constants } from "node:os";
 import { dirname, resolve } from "node:path";
 import type { Command } from "commander";
 import { BatonError } from "../errors.js";
-import { grpoSection, loadRecipe, type Override, parseOverride, type Recipe, trainingRanks } from "../recipe/index.js";
+import {
+  grpoSection,
+  loadRecipe,
+  nodePlace,
+  type Override,
+  parseOverride,
+  type Recipe,
+  trainingRanks,
+} from "../recipe/index.js";
 import { dryRun } from "./dry-run.js";
 import { hasNvidiaDriver, machineGpus } from "./gpus.js";
 import { overridesOf, type RecipeOptions, setOption } from "./options.js";
@@ -69,9 +77,11 @@ async function grpo(path: string, options: GrpoOptions): Promise<number> {
   const out = resolve(recipe.out);
   const { resume } = options;
   const section = grpoSection(recipe, out, resume === undefined || resume === "auto" ? resume : resolve(resume));
-  checkTraining({ recipe, out });
+  const place = nodePlace(recipe, process.env);
+  checkTraining({ recipe, place, out });
   const python = await somePython();
-  return (await train({ recipe, section, recipeFolder, out, python, logCommand: options.log === true })).exitCode;
+  return (await train({ recipe, place, section, recipeFolder, out, python, logCommand: options.log === true }))
+    .exitCode;
 }
 
 /** So that the topology is checked before anything is started. */

@@ -2,7 +2,7 @@
 
 import { checkRunFolder } from "../controller/folders.js";
 import type { RunOutcome } from "../controller/run.js";
-import { checkStart, type GrpoSection, type Recipe } from "../recipe/index.js";
+import { checkStart, type GrpoSection, type NodePlace, nodeFolder, type Recipe } from "../recipe/index.js";
 import { execute } from "./execute.js";
 import { freePort } from "./port.js";
 import { preflight } from "./preflight.js";
@@ -10,10 +10,12 @@ import { preflight } from "./preflight.js";
 export interface Training {
   /** With the number of its ranks, and the section in it, which is not looked at. */
   readonly recipe: Recipe & { readonly ranks: number };
+  /** This node among several; null: there is one. */
+  readonly place: NodePlace | null;
   /** As the trainer gets it. */
   readonly section: GrpoSection;
   readonly recipeFolder: string;
-  /** Absolute. */
+  /** Absolute; the same on all nodes. */
   readonly out: string;
   readonly python: string;
   readonly logCommand: boolean;
@@ -25,18 +27,18 @@ export interface Training {
  *
  * @throws BatonError as `runNode`, RUN_FOLDER_IN_USE
  */
-export function checkTraining({ recipe, out }: Pick<Training, "recipe" | "out">): void {
+export function checkTraining({ recipe, place, out }: Pick<Training, "recipe" | "place" | "out">): void {
   checkStart(recipe, process.env);
-  checkRunFolder(out);
+  checkRunFolder(nodeFolder(out, place));
 }
 
 /** @throws BatonError when the start is refused */
 export async function train(training: Training): Promise<RunOutcome> {
-  const { recipe, section, recipeFolder, out, python, logCommand } = training;
+  const { recipe, place, section, recipeFolder, out, python, logCommand } = training;
   const ready = await preflight({
     python,
     section,
-    ranks: recipe.ranks,
+    ranks: recipe.ranks * (place?.count ?? 1),
     recipeFolder,
     maxModelLength: recipe.engine.maxModelLength,
     deadlineMs: recipe.deadlines.startMs,
@@ -44,15 +46,30 @@ export async function train(training: Training): Promise<RunOutcome> {
   const resumed = ready.resumeAt == null ? "" : `, from the checkpoint of step ${ready.resumeAt}`;
   const heldOut = ready.heldOut ? `, ${ready.heldOut} held out` : "";
   process.stderr.write(`${ready.problems} problems${heldOut}${resumed}\n`);
-  const launcher = [python, "-m", "torch.distributed.run", "--nnodes", "1", "--nproc_per_node", String(recipe.ranks)];
   return execute({
     recipe,
+    place,
     command: [
-      ...[...launcher, "--master_port", String(await freePort())],
+      ...[python, "-m", "torch.distributed.run", "--nproc_per_node", String(recipe.ranks)],
+      ...(await meetingPlace(place)),
       ...["-m", "baton.examples.train_grpo", "--options", ready.optionsFile],
     ],
     out,
     python,
     logCommand,
   });
+}
+
+/** Where torchrun's ranks find each other. */
+async function meetingPlace(place: NodePlace | null): Promise<string[]> {
+  // All of it, since torchrun takes what is left open from the environment, which may speak of other nodes.
+  if (place === null) {
+    const own = ["--nnodes", "1", "--node_rank", "0", "--master_addr", "127.0.0.1"];
+    return [...own, "--master_port", String(await freePort())];
+  }
+  const { count, rank, address, port } = place;
+  return [
+    ...["--nnodes", String(count), "--node_rank", String(rank)],
+    ...["--master_addr", address, "--master_port", String(port)],
+  ];
 }
