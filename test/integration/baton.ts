@@ -57,8 +57,9 @@ export class Baton {
     return this.#output;
   }
 
-  events(): RunEvent[] {
-    const path = join(this.out, "events.jsonl");
+  /** `part`: the folder in that of the run where a node other than node 0 writes. */
+  events(part = ""): RunEvent[] {
+    const path = join(this.out, part, "events.jsonl");
     return existsSync(path) ? readEvents(path) : [];
   }
 
