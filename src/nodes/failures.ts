@@ -7,13 +7,21 @@ export interface Blamed {
   readonly failure: Failure;
 }
 
-export function nodeMissing(missing: readonly number[], count: number, ms: number): Failure {
+/** @param strangers hosts whose controllers were turned away because of their key */
+export function nodeMissing(
+  missing: readonly number[],
+  count: number,
+  ms: number,
+  strangers: readonly string[],
+): Failure {
   const who = missing.map((node) => `node ${node}`).join(", ");
   return {
     code: "NODE_MISSING",
     message: `${who} did not come within ${ms} ms`,
     expected: `${count} nodes, within ${ms} ms of each other (nodes.meetMs)`,
-    found: `nothing from ${who}`,
+    found: [`nothing from ${who}`, ...strangers.map((host) => `a controller on ${host} that has another key`)].join(
+      "; ",
+    ),
     action:
       "Read the output there: it may have been refused, or cannot reach node 0 (nodes.address, the port after nodes.port).",
   };

@@ -110,7 +110,10 @@ export class Hub {
         }
         const { node, nonce: theirs, proof, link, host } = message;
         if (link !== LINK_VERSION) return refuse(otherLink(LINK_VERSION, link, host));
-        if (!isProof(proof, proofOf("member", this.#options.key, nonce, theirs, node))) return refuse(keyDiffers());
+        if (!isProof(proof, proofOf("member", this.#options.key, nonce, theirs, node))) {
+          this.#feed({ type: "stranger", host });
+          return refuse(keyDiffers());
+        }
         drop();
         connection.trust();
         connection.send({ type: "welcome", proof: proofOf("hub", this.#options.key, nonce, theirs, node) });
@@ -127,45 +130,49 @@ export class Hub {
   }
 
   #join(connection: ToMember, node: number, host: string): void {
-    const taken = this.#members.has(node);
-    // Refused by the hub before it is known: what the hub says to all of them reaches this one too.
-    if (!taken) this.#members.set(node, connection);
+    const begun = this.#state.stage !== "meeting";
+    if (begun || this.#members.has(node)) {
+      // While the nodes meet, nobody can tell which of the two is the right one.
+      if (!begun) this.#feed({ type: "joined", node, host });
+      connection.send({ type: "refused", failure: secondOne(node) });
+      connection.close();
+      return;
+    }
+    this.#members.set(node, connection);
     connection.handlers = {
-      message: (message) => this.#message(node, message),
+      message: (message) => {
+        const event = eventOf(node, message);
+        if (event !== null) this.#feed(event);
+      },
       gone: (found) => {
-        if (this.#members.get(node) !== connection) return;
         this.#members.delete(node);
         this.#feed({ type: "gone", node, found });
       },
     };
     this.#feed({ type: "joined", node, host });
-    if (taken) {
-      connection.send({ type: "refused", failure: secondOne(node) });
-      connection.handlers = { message: () => {}, gone: () => {} };
-      connection.close();
-    }
   }
+}
 
-  #message(node: number, message: FromMember): void {
-    switch (message.type) {
-      case "identity":
-        return this.#feed({ type: "identity", node, facts: message.facts });
-      case "ranks": {
-        const { first, local, world } = message;
-        return this.#feed({ type: "ranks", node, ranks: { first, local, world } });
-      }
-      case "phase":
-        return this.#feed({ type: "phase", node, phase: message.phase });
-      case "ended":
-        return this.#feed({ type: "ended", node, failure: message.failure });
-      case "stopped":
-        return this.#feed({ type: "stopped", node, failure: message.failure });
-      case "report":
-        return this.#feed({ type: "report", node, folder: message.folder, report: message.report });
-      case "join":
-      case "beat":
-        return;
+/** What a message of a member is to the hub; null: nothing. */
+function eventOf(node: number, message: FromMember): HubEvent | null {
+  switch (message.type) {
+    case "identity":
+      return { type: "identity", node, facts: message.facts };
+    case "ranks": {
+      const { first, local, world } = message;
+      return { type: "ranks", node, ranks: { first, local, world } };
     }
+    case "phase":
+      return { type: "phase", node, phase: message.phase };
+    case "ended":
+      return { type: "ended", node, failure: message.failure };
+    case "stopped":
+      return { type: "stopped", node, failure: message.failure };
+    case "report":
+      return { type: "report", node, folder: message.folder, report: message.report };
+    case "join":
+    case "beat":
+      return null;
   }
 }
 

@@ -45,11 +45,15 @@ export interface HubState {
   readonly members: ReadonlyMap<number, MemberState>;
   /** In the order in which they came; one a node, and what all have in common. */
   readonly failures: readonly Blamed[];
+  /** Hosts of controllers that have another key. */
+  readonly strangers: readonly string[];
 }
 
 export type HubEvent =
   | { readonly type: "started" }
   | { readonly type: "joined"; readonly node: number; readonly host: string }
+  /** A controller with another key. */
+  | { readonly type: "stranger"; readonly host: string }
   | { readonly type: "identity"; readonly node: number; readonly facts: Facts }
   | { readonly type: "gone"; readonly node: number; readonly found: string }
   | { readonly type: "ranks"; readonly node: number; readonly ranks: NodeRanks }
@@ -72,7 +76,7 @@ export interface HubTransition {
 }
 
 export function newHub(config: HubConfig): HubState {
-  return { config, stage: "meeting", members: new Map(), failures: [] };
+  return { config, stage: "meeting", members: new Map(), failures: [], strangers: [] };
 }
 
 /** What follows from an event; after `over` nothing does. */
@@ -120,33 +124,35 @@ function newMember(host: string): MemberState {
   return { host, facts: null, here: true, ranks: null, phase: null, ended: false, stopped: false, report: null };
 }
 
+type Handlers = {
+  readonly [T in HubEvent["type"]]: (step: Step, event: Extract<HubEvent, { type: T }>) => void;
+};
+
+const HANDLERS: Handlers = {
+  started: (step) => step.setTimer("meet", step.state.config.meetMs),
+  joined: (step, { node, host }) => onJoined(step, node, host),
+  stranger: (step, { host }) => step.set({ strangers: [...new Set([...step.state.strangers, host])].slice(0, 5) }),
+  identity: (step, { node, facts }) => {
+    step.change(node, { facts });
+    beginIfAllAreHere(step);
+  },
+  gone: (step, { node, found }) => onGone(step, node, found),
+  ranks: (step, { node, ranks }) => {
+    step.change(node, { ranks });
+    compareRanks(step);
+  },
+  phase: (step, { node, phase }) => onPhase(step, node, phase),
+  ended: (step, { node, failure }) => onEnded(step, node, failure),
+  stopped: (step, { node, failure }) => onStopped(step, node, failure),
+  report: (step, { node, folder, report }) => {
+    step.change(node, { report: { folder, report } });
+    reportIfAllAreIn(step);
+  },
+  timeUp: (step, { timer }) => onTimeUp(step, timer),
+};
+
 function handle(step: Step, event: HubEvent): void {
-  switch (event.type) {
-    case "started":
-      step.setTimer("meet", step.state.config.meetMs);
-      return;
-    case "joined":
-      return onJoined(step, event.node, event.host);
-    case "identity":
-      step.change(event.node, { facts: event.facts });
-      return beginIfAllAreHere(step);
-    case "gone":
-      return onGone(step, event.node, event.found);
-    case "ranks":
-      step.change(event.node, { ranks: event.ranks });
-      return compareRanks(step);
-    case "phase":
-      return onPhase(step, event.node, event.phase);
-    case "ended":
-      return onEnded(step, event.node, event.failure);
-    case "stopped":
-      return onStopped(step, event.node, event.failure);
-    case "report":
-      step.change(event.node, { report: { folder: event.folder, report: event.report } });
-      return reportIfAllAreIn(step);
-    case "timeUp":
-      return onTimeUp(step, event.timer);
-  }
+  (HANDLERS[event.type] as (step: Step, event: HubEvent) => void)(step, event);
 }
 
 function onJoined(step: Step, node: number, host: string): void {
@@ -195,7 +201,7 @@ function onGone(step: Step, node: number, found: string): void {
   const { stage } = step.state;
   const { ended, stopped } = step.member(node);
   step.change(node, { here: false });
-  if (stage === "decided") return reportIfAllAreIn(step);
+  if (stage === "decided") reportIfAllAreIn(step);
   if (stage !== "running") return;
   const failed = step.state.failures.some((one) => one.node === node);
   // One that failed and is gone before the others are done has said all that it had to say.
@@ -241,11 +247,11 @@ function fail(step: Step, blamed: Blamed): void {
 
 function onStopped(step: Step, node: number, failure: Failure | null): void {
   if (step.state.stage !== "running") return;
-  step.change(node, { ended: true, stopped: true });
+  onEnded(step, node, failure);
+  step.change(node, { stopped: true });
   if (failure !== null) {
-    // The node knows by now more than it did when its run ended.
-    const known = step.state.failures.some((one) => one.node === node);
-    if (!known) fail(step, { node, failure });
+    // One that had finished may still fail; and one that failed knows more by now than it did then.
+    if (!step.state.failures.some((one) => one.node === node)) fail(step, { node, failure });
     step.set({ failures: step.state.failures.map((one) => (one.node === node ? { node, failure } : one)) });
   }
   decideIfAllHaveStopped(step);
@@ -288,13 +294,15 @@ function report(step: Step): void {
 }
 
 function onTimeUp(step: Step, timer: HubTimer): void {
-  const { config, stage, members } = step.state;
+  const { config, stage, members, strangers } = step.state;
   if (timer === "meet" && stage === "meeting") {
-    refuse(step, nodeMissing(missing(step), config.count, config.meetMs));
+    refuse(step, nodeMissing(missing(step), config.count, config.meetMs, strangers));
   }
   if (timer === "finish" && stage === "running") {
     const late = [...members].filter(([, { ended }]) => !ended).map(([node]) => node);
-    if (late.length > 0) fail(step, { node: null, failure: notFinished(late, config.finishMs) });
+    // One that has finished and does not say that it has stopped is waited for no longer.
+    if (late.length === 0) decide(step);
+    else fail(step, { node: null, failure: notFinished(late, config.finishMs) });
   }
   if (timer === "stop" && stage === "running") decide(step);
   if (timer === "report" && stage === "decided") report(step);

@@ -22,6 +22,7 @@ export interface Ended {
 export class Baton {
   readonly process: ChildProcess;
   readonly ended: Promise<Ended>;
+  /** Where it writes: `part` of the run's folder. */
   readonly out: string;
   #output = "";
 
@@ -29,8 +30,9 @@ export class Baton {
     readonly folder: string,
     words: readonly string[],
     environment: Readonly<Record<string, string>> = {},
+    part = "",
   ) {
-    this.out = join(folder, "out");
+    this.out = join(folder, "out", part);
     const began = performance.now();
     this.process = spawn(process.execPath, [join(root, "dist/cli/main.js"), ...words], {
       cwd: root,
@@ -57,9 +59,8 @@ export class Baton {
     return this.#output;
   }
 
-  /** `part`: the folder in that of the run where a node other than node 0 writes. */
-  events(part = ""): RunEvent[] {
-    const path = join(this.out, part, "events.jsonl");
+  events(): RunEvent[] {
+    const path = join(this.out, "events.jsonl");
     return existsSync(path) ? readEvents(path) : [];
   }
 

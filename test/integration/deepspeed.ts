@@ -2,7 +2,7 @@
 import { mkdirSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { Baton, fixtures } from "./baton.js";
-import { python } from "./light.js";
+import { partOf, python } from "./light.js";
 
 export interface DeepSpeedShape {
   readonly ranks: number;
@@ -93,5 +93,6 @@ export function deepspeedRun(folder: string, shape: DeepSpeedShape): Baton {
       ...(shape.sharedMemory === false || place !== undefined ? {} : { LOCAL_SIZE: String(ranks) }),
       ...shape.environment,
     },
+    place === undefined ? "" : partOf(place.node),
   );
 }

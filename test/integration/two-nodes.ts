@@ -2,11 +2,9 @@
 import { mkdirSync } from "node:fs";
 import { createServer } from "node:net";
 import { join } from "node:path";
-import type { Baton } from "./baton.js";
-import { fixtures } from "./baton.js";
-import { type LightOptions, lightRun, python } from "./light.js";
-
-export type Two = readonly [Baton, Baton];
+import { eventsOf } from "../../src/report/events.js";
+import { type Baton, fixtures } from "./baton.js";
+import { type LightOptions, lightRun, partOf, python } from "./light.js";
 
 /** The first of two ports that nobody listens on, one after the other. */
 export async function freePorts(): Promise<number> {
@@ -43,12 +41,17 @@ export function lightNode(folder: string, node: number, port: number, options: L
   const ranks = options.ranks ?? 2;
   return lightRun(folderOf(folder, node), {
     ...options,
+    part: partOf(node),
     set: [...placed(node, port), "nodes.meetMs=20000", ...(options.set ?? [])],
     command: [python, join(fixtures, "light_launcher.py"), String(ranks), String(node), "2"],
   });
 }
 
-/** Where a node other than node 0 writes. */
-export function ownOut(baton: Baton, node: number): string {
-  return node === 0 ? baton.out : join(baton.out, `node-${node}`);
+/** The process of a client, which has connected. */
+export function pidOf(baton: Baton, name: string): number {
+  const found = eventsOf(baton.events(), "process").find(
+    ({ process, what }) => process === name && what === "connected",
+  );
+  if (found === undefined) throw new Error(`${name} has not connected`);
+  return found.pid;
 }

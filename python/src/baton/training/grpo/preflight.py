@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import socket
 import sys
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,8 @@ from baton.errors import BatonError
 from baton.training.grpo.options import describe
 
 FILE = "grpo.json"
-#: Until the ranks have read it: another start in the same folder, which will be refused, must not write over it.
+#: Until the ranks have read it: another start in the same folder, which will be refused, must not write over it. Every
+#: node of a run has a draft of its own, and all may write into one folder.
 _DRAFT = ".grpo-"
 
 
@@ -34,7 +36,7 @@ def preflight(grpo: dict[str, Any], folder: Path, ranks: int, model_length: int 
     output = Path(plan.options.output)
     if plan.options.resume == "auto" and plan.checkpoint is None:
         _say(f"there is no whole checkpoint in {output / 'checkpoints'}: the run starts anew")
-    file = output / f"{_DRAFT}{os.getpid()}.json"
+    file = output / f"{_DRAFT}{socket.gethostname()}-{os.getpid()}.json"
     try:
         output.mkdir(parents=True, exist_ok=True)
         written = {"grpo": grpo, "folder": str(folder.resolve()), "modelLength": model_length}
@@ -56,7 +58,7 @@ def preflight(grpo: dict[str, Any], folder: Path, ranks: int, model_length: int 
 
 
 def settle(file: Path) -> None:
-    """Gives the options of a run that has begun their name for people. When every rank has read them."""
+    """Gives the options of a run that has begun their name for people. Once a node, when every rank has read them."""
     if file.name.startswith(_DRAFT):
         file.replace(file.with_name(FILE))
 
