@@ -1,21 +1,35 @@
-/** Real DeepSpeed ranks on two nodes: what they train, and what their engines hold. */
+/** Real DeepSpeed ranks on two nodes: what they train, what their engines hold, and how they die. */
 import { describe, expect, it } from "vitest";
+import type { NodePhase } from "../../src/phases/commands.js";
 import { eventsOf } from "../../src/report/events.js";
-import type { Baton } from "./baton.js";
-import { withFolder } from "./baton.js";
+import { type Baton, processesWith, withFolder } from "./baton.js";
 import { type DeepSpeedShape, deepspeedRun } from "./deepspeed.js";
-import { folderOf, freePorts } from "./two-nodes.js";
+import { allGone, errorCodes, nowMs } from "./remains.js";
+import { folderOf, freePorts, pidOf } from "./two-nodes.js";
 
-const SHAPE = {
-  tensorParallel: 2,
-  dtype: "bfloat16",
-  tied: true,
-  keyValueHeads: 2,
-  steps: 3,
-  sharedMemory: false,
-} as const;
+const all = process.env.BATON_ALL_RECIPES === "1";
+const SHAPE = { dtype: "bfloat16", tied: true, keyValueHeads: 2, steps: 3, sharedMemory: false } as const;
+/** Ranks that die with a node's are ended by their launcher first, which looks every 100 ms. */
+const GONE_MS = 4_000;
 
-/** Losses by step: the mean over all ranks, as each rank of the node said it. */
+async function onTwoNodes<T>(
+  shape: DeepSpeedShape,
+  use: (nodes: readonly [Baton, Baton], folder: string) => Promise<T>,
+): Promise<T> {
+  return withFolder(async (folder) => {
+    const port = await freePorts();
+    const node = (number: number): Baton =>
+      deepspeedRun(folderOf(folder, number), { ...shape, place: { node: number, port } });
+    const nodes = [node(0), node(1)] as const;
+    try {
+      return await use(nodes, folder);
+    } finally {
+      await Promise.all(nodes.map((one) => one.dispose()));
+    }
+  });
+}
+
+/** Mean over all ranks, by step, as the first rank of the node has it. */
 function losses(baton: Baton): number[] {
   return eventsOf(baton.events(), "metrics")
     .filter(({ rank }) => rank === 0)
@@ -27,34 +41,109 @@ async function finished(baton: Baton): Promise<void> {
   expect(ended, ended.output).toMatchObject({ code: 0 });
 }
 
-async function onOneNode(shape: DeepSpeedShape): Promise<number[]> {
-  return withFolder(async (folder) => {
-    const baton = deepspeedRun(folder, shape);
+/** `shape` is that of one node of two. */
+async function trainsAsOne(shape: DeepSpeedShape): Promise<void> {
+  const { ranks, engines } = shape;
+  const one = await withFolder(async (folder) => {
+    const baton = deepspeedRun(folder, { ...shape, ranks: ranks * 2, engines: engines * 2 });
     await finished(baton);
     return losses(baton);
   });
-}
-
-async function onTwoNodes(shape: DeepSpeedShape): Promise<number[][]> {
-  return withFolder(async (folder) => {
-    const port = await freePorts();
-    const nodes = [0, 1].map((node) => deepspeedRun(folderOf(folder, node), { ...shape, place: { node, port } }));
+  expect(one).toHaveLength(3);
+  expect(new Set(one).size).toBe(3);
+  await onTwoNodes(shape, async (nodes) => {
     await Promise.all(nodes.map(finished));
-    const summary = nodes[0]?.summary();
-    expect(summary?.nodes?.totals).toMatchObject({ reported: 2, ranks: 4, weightChecksumsFailed: 0 });
-    for (const { summary: each } of summary?.nodes?.each ?? []) {
-      expect(each?.checks.weightChecksumsPassed).toBeGreaterThan(0);
-      expect(each?.left).toEqual({ processes: 0, deviceBytes: 0 });
+    expect(nodes.map(losses)).toEqual([one, one]);
+    const { nodes: together } = nodes[0].summary();
+    expect(together?.totals).toMatchObject({ reported: 2, ranks: ranks * 2, weightChecksumsFailed: 0 });
+    for (const { summary } of together?.each ?? []) {
+      expect(summary?.checks.weightChecksumsPassed).toBeGreaterThan(0);
+      expect(summary?.checks.maxLogprobDifference).not.toBeNull();
+      expect(summary?.left).toEqual({ processes: 0, deviceBytes: 0 });
+      // What came over the network left the GPUs with everything else.
+      for (const gpu of summary?.gpus ?? []) expect(gpu.leftByTrainingBytes).toBe(0);
     }
-    return nodes.map(losses);
   });
 }
 
 describe("two nodes train as one with as many ranks does", { timeout: 600_000 }, () => {
-  it("under ZeRO-3, where weights cross the network", async () => {
-    const one = await onOneNode({ ...SHAPE, ranks: 4, engines: 2, zero: 3 });
-    const two = await onTwoNodes({ ...SHAPE, ranks: 2, engines: 1, zero: 3 });
-    expect(one).toHaveLength(3);
-    expect(two).toEqual([one, one]);
+  it("under ZeRO-3, where weights cross the network", () =>
+    trainsAsOne({ ...SHAPE, ranks: 1, engines: 1, tensorParallel: 1, zero: 3 }));
+
+  it.runIf(all)("under ZeRO-3 with several ranks each, and parameters that are kept whole", () =>
+    trainsAsOne({ ...SHAPE, ranks: 2, engines: 1, tensorParallel: 2, zero: 3, defaultThreshold: true, tied: false }),
+  );
+
+  it.runIf(all)("under ZeRO-3 with adapters, merged before they cross", () =>
+    trainsAsOne({ ...SHAPE, ranks: 2, engines: 1, tensorParallel: 2, zero: 3, lora: true }),
+  );
+
+  it.runIf(all)("under ZeRO-2, where each node has all weights", () =>
+    trainsAsOne({ ...SHAPE, ranks: 2, engines: 1, tensorParallel: 2, zero: 2 }),
+  );
+
+  it.runIf(all)("under ZeRO-2 with adapters, whose base lies in host memory once a node", () =>
+    trainsAsOne({ ...SHAPE, ranks: 2, engines: 2, tensorParallel: 1, zero: 2, lora: true }),
+  );
+});
+
+describe("weights that cross the network", { timeout: 300_000 }, () => {
+  it("are summed where they come from: an engine that gets others is not let generate", () =>
+    onTwoNodes(
+      {
+        ...{ ...SHAPE, ranks: 1, engines: 1, tensorParallel: 1, zero: 3 },
+        environment: { BATON_FAULTS: "rank.peers.stale@2" },
+      },
+      async (nodes) => {
+        for (const node of nodes) {
+          const { output, code } = await node.ended;
+          expect(output).toMatch(/WEIGHT_CHECKSUM_MISMATCH/);
+          expect(code).toBe(1);
+          expect(node.summary().handoffs.toGeneration).toBe(1);
+        }
+      },
+    ));
+});
+
+type Victim = "rank 0" | "controller";
+
+/** Something of one node is killed in a phase of its second handoff: both end, each with one error, about the cause. */
+async function killed(phase: NodePhase, hit: number, victim: Victim): Promise<void> {
+  const shape = { ...SHAPE, ranks: 1, engines: 1, tensorParallel: 1, zero: 3, steps: 60, pauseSeconds: 0.3 } as const;
+  await onTwoNodes(shape, async (nodes, folder) => {
+    const [here, there] = hit === 0 ? nodes : ([nodes[1], nodes[0]] as const);
+    // Plans are made once, before the first sync.
+    const nth = phase === "plan" ? 1 : 2;
+    await here.event(() => eventsOf(here.events(), "phase").filter(({ to }) => to === phase).length === nth);
+    const pid = victim === "controller" ? here.pid : pidOf(here, victim);
+    const at = nowMs();
+    process.kill(pid, "SIGKILL");
+    const [victims, others] = await Promise.all([here.ended, there.ended]);
+    expect(nowMs() - at, "ended after ms").toBeLessThan(GONE_MS);
+    await allGone(folder, GONE_MS);
+    expect(processesWith(folder)).toEqual([]);
+    const told = victim === "controller" ? "NODE_LOST" : "NODE_FAILED";
+    expect(errorCodes(others.output), others.output).toEqual([told]);
+    expect(there.summary().left).toEqual({ processes: 0, deviceBytes: 0 });
+    if (victim === "controller") return;
+    expect(others.output).toMatch(new RegExp(`node ${hit} ended the run: (RANK_DIED|LAUNCHER_FAILED)`));
+    expect(errorCodes(victims.output), victims.output).toEqual([
+      expect.stringMatching(/^(RANK_DIED|LAUNCHER_FAILED)$/),
+    ]);
   });
+}
+
+describe.runIf(all)("DeepSpeed's ranks on two nodes end together", { timeout: 300_000 }, () => {
+  it.each([
+    ["train", 1, "rank 0"],
+    ["arrive", 0, "controller"],
+    ["release", 1, "controller"],
+    ["wake", 0, "rank 0"],
+    ["plan", 1, "rank 0"],
+    ["sync", 0, "rank 0"],
+    ["cache", 1, "controller"],
+    ["generate", 1, "rank 0"],
+    ["sleep", 0, "controller"],
+    ["resume", 0, "rank 0"],
+  ] as [NodePhase, number, Victim][])("in %s, of node %i: %s", (...one) => killed(...one));
 });
