@@ -22,7 +22,7 @@ export interface Ended {
 export class Baton {
   readonly process: ChildProcess;
   readonly ended: Promise<Ended>;
-  /** Where it writes: `part` of the run's folder. */
+  /** Where it writes. */
   readonly out: string;
   #output = "";
 
@@ -30,9 +30,9 @@ export class Baton {
     readonly folder: string,
     words: readonly string[],
     environment: Readonly<Record<string, string>> = {},
-    part = "",
+    out = join(folder, "out"),
   ) {
-    this.out = join(folder, "out", part);
+    this.out = out;
     const began = performance.now();
     this.process = spawn(process.execPath, [join(root, "dist/cli/main.js"), ...words], {
       cwd: root,

@@ -93,6 +93,6 @@ export function deepspeedRun(folder: string, shape: DeepSpeedShape): Baton {
       ...(shape.sharedMemory === false || place !== undefined ? {} : { LOCAL_SIZE: String(ranks) }),
       ...shape.environment,
     },
-    place === undefined ? "" : partOf(place.node),
+    join(folder, "out", partOf(place?.node ?? 0)),
   );
 }

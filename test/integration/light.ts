@@ -55,7 +55,7 @@ export function lightRun(folder: string, options: LightOptions = {}): Baton {
       LIGHT_PAUSE_SECONDS: String(options.pauseSeconds ?? 0),
       ...options.environment,
     },
-    options.part,
+    join(folder, "out", options.part ?? ""),
   );
 }
 

@@ -1,9 +1,12 @@
 /** Real DeepSpeed ranks on two nodes: what they train, what their engines hold, and how they die. */
+import { existsSync, readdirSync, readFileSync } from "node:fs";
+import { join } from "node:path";
 import { describe, expect, it } from "vitest";
 import type { NodePhase } from "../../src/phases/commands.js";
 import { eventsOf } from "../../src/report/events.js";
-import { type Baton, processesWith, withFolder } from "./baton.js";
+import { Baton, processesWith, root, withFolder } from "./baton.js";
 import { type DeepSpeedShape, deepspeedRun } from "./deepspeed.js";
+import { partOf, python } from "./light.js";
 import { allGone, errorCodes, nowMs } from "./remains.js";
 import { folderOf, freePorts, pidOf } from "./two-nodes.js";
 
@@ -54,21 +57,80 @@ async function trainsAsOne(shape: DeepSpeedShape): Promise<void> {
   await onTwoNodes(shape, async (nodes) => {
     await Promise.all(nodes.map(finished));
     expect(nodes.map(losses)).toEqual([one, one]);
-    const { nodes: together } = nodes[0].summary();
-    expect(together?.totals).toMatchObject({ reported: 2, ranks: ranks * 2, weightChecksumsFailed: 0 });
-    for (const { summary } of together?.each ?? []) {
-      expect(summary?.checks.weightChecksumsPassed).toBeGreaterThan(0);
-      expect(summary?.checks.maxLogprobDifference).not.toBeNull();
-      expect(summary?.left).toEqual({ processes: 0, deviceBytes: 0 });
-      // What came over the network left the GPUs with everything else.
-      for (const gpu of summary?.gpus ?? []) expect(gpu.leftByTrainingBytes).toBe(0);
-    }
+    expectProven(nodes[0], ranks * 2);
   });
 }
 
+/** That both nodes have reported, and that their engines had the trainer's weights. */
+function expectProven(first: Baton, ranks: number): void {
+  const { nodes: together } = first.summary();
+  expect(together?.totals).toMatchObject({ reported: 2, ranks, weightChecksumsFailed: 0 });
+  for (const { summary } of together?.each ?? []) {
+    expect(summary?.checks.weightChecksumsPassed).toBeGreaterThan(0);
+    expect(summary?.checks.maxLogprobDifference).not.toBeNull();
+    expect(summary?.left).toEqual({ processes: 0, deviceBytes: 0 });
+    // What came over the network left the GPUs with everything else.
+    for (const gpu of summary?.gpus ?? []) expect(gpu.leftByTrainingBytes).toBe(0);
+  }
+}
+
+/** What the trainer says of every batch and step, but for how long it took. */
+function metricsOf(out: string): Record<string, unknown>[] {
+  const lines = readFileSync(join(out, "metrics.jsonl"), "utf8").trim().split("\n");
+  return lines.map((line) => {
+    const row = JSON.parse(line) as Record<string, unknown>;
+    const timed = ([name]: [string, unknown]): boolean => /^(time|tokens_per_second)\/|^wall|seconds/.test(name);
+    return Object.fromEntries(Object.entries(row).filter((each) => !timed(each)));
+  });
+}
+
+/** `baton grpo` of the demo's recipe under ZeRO-3, by one node or by one of two, as Kubeflow's trainer starts it. */
+function grpo(folder: string, place: { readonly node: number; readonly port: number } | null): Baton {
+  const each = place === null ? 2 : 1;
+  const set = [
+    ...["engine.tensorParallel=1", `engine.engines=${each}`, `gpus.count=${each}`, "grpo.zero_stage=3"],
+    ...["grpo.batches=2", "grpo.prompts=16", "grpo.micro_batch=64", "grpo.gradient_accumulation_steps=1"],
+    ...["grpo.held_out=null", "grpo.evaluate_every=null", "nodes.meetMs=60000"],
+  ].flatMap((pair) => ["--set", pair]);
+  const environment =
+    place === null
+      ? {}
+      : {
+          ...{ PET_NNODES: "2", PET_NODE_RANK: String(place.node), PET_NPROC_PER_NODE: "auto" },
+          ...{ PET_MASTER_ADDR: "127.0.0.1", PET_MASTER_PORT: String(place.port) },
+        };
+  const own = place === null ? folder : folderOf(folder, place.node);
+  return new Baton(
+    own,
+    ["grpo", join(root, "examples/demo.yaml"), "--out", join(folder, "out"), "--log", ...set],
+    { BATON_PYTHON: python, TMPDIR: own, ...environment },
+    join(folder, "out", partOf(place?.node ?? 0)),
+  );
+}
+
 describe("two nodes train as one with as many ranks does", { timeout: 600_000 }, () => {
-  it("under ZeRO-3, where weights cross the network", () =>
-    trainsAsOne({ ...SHAPE, ranks: 1, engines: 1, tensorParallel: 1, zero: 3 }));
+  it("with `baton grpo` under ZeRO-3, where weights cross the network", async () => {
+    const one = await withFolder(async (folder) => {
+      await finished(grpo(folder, null));
+      return metricsOf(join(folder, "out"));
+    });
+    expect(one.filter(({ loss }) => typeof loss === "number")).toHaveLength(4);
+    await withFolder(async (folder) => {
+      const port = await freePorts();
+      const nodes = [grpo(folder, { node: 0, port }), grpo(folder, { node: 1, port })] as const;
+      await Promise.all(nodes.map(finished));
+      expect(metricsOf(join(folder, "out"))).toEqual(one);
+      expectProven(nodes[0], 2);
+      // One set of results, and each node's own records of the run.
+      expect(existsSync(join(folder, "out/model/model.safetensors"))).toBe(true);
+      expect(readdirSync(join(folder, "out")).filter((name) => name.includes("grpo"))).toEqual(["grpo.json"]);
+      expect(readdirSync(join(folder, "out/node-1")).sort()).toEqual([
+        ...["events.jsonl", "logs", "summary.json", "trace.json"],
+      ]);
+    });
+  });
+
+  it.runIf(all)("under ZeRO-3", () => trainsAsOne({ ...SHAPE, ranks: 1, engines: 1, tensorParallel: 1, zero: 3 }));
 
   it.runIf(all)("under ZeRO-3 with several ranks each, and parameters that are kept whole", () =>
     trainsAsOne({ ...SHAPE, ranks: 2, engines: 1, tensorParallel: 2, zero: 3, defaultThreshold: true, tied: false }),
