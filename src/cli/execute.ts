@@ -17,16 +17,18 @@ const LOG_LINES = 20;
 export interface Execution extends Omit<RunPlan, "version" | "environment" | "progress" | "nodes" | "out"> {
   /** This node among several; null: there is one. */
   readonly place: NodePlace | null;
+  /** What must be the same on every node, beside the recipe, by name. */
+  readonly facts?: Readonly<Record<string, string>>;
   /** Absolute path of the run's folder, the same on all nodes. */
   readonly out: string;
 }
 
 /** @throws BatonError when the start is refused */
-export async function execute({ place, ...execution }: Execution): Promise<RunOutcome> {
+export async function execute({ place, facts = {}, ...execution }: Execution): Promise<RunOutcome> {
   const progress = new Progress(process.stderr);
   const version = packageVersion();
   const plan = { ...execution, out: nodeFolder(execution.out, place) };
-  const nodes = place === null ? null : await nodesPlan(place, version, plan);
+  const nodes = place === null ? null : await nodesPlan(place, version, facts, plan);
   const outcome = await runNode({ ...plan, nodes, version, environment: process.env, progress });
   const say = (line: string): void => progress.line(line);
   if (outcome.failure !== null) {
@@ -42,6 +44,7 @@ export async function execute({ place, ...execution }: Execution): Promise<RunOu
 async function nodesPlan(
   place: NodePlace,
   version: string,
+  others: Readonly<Record<string, string>>,
   { recipe, python }: Pick<RunPlan, "recipe" | "python">,
 ): Promise<NodesPlan> {
   const probe = await probePython(python, PACKAGES);
@@ -51,6 +54,7 @@ async function nodesPlan(
     modelConfig: readFileSync(join(recipe.engine.model, "config.json"), "utf8"),
     python: probe?.version.join(".") ?? "not known",
     packages: probe?.versions ?? {},
+    others,
   });
   return { place, facts, key: readKey(recipe.nodes.keyFile, process.env) };
 }

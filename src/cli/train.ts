@@ -49,6 +49,7 @@ export async function train(training: Training): Promise<RunOutcome> {
   return execute({
     recipe,
     place,
+    facts: ready.facts,
     command: [
       ...[python, "-m", "torch.distributed.run", "--nproc_per_node", String(recipe.ranks)],
       ...(await meetingPlace(place)),

@@ -18,10 +18,13 @@ export interface Identity {
   readonly python: string;
   /** Version by Python package. */
   readonly packages: Readonly<Record<string, string>>;
+  /** Whatever else, by name: the data, where a run goes on from. */
+  readonly others: Readonly<Record<string, string>>;
 }
 
 export function factsOf(identity: Identity): Facts {
   const facts: Record<string, string> = {
+    ...identity.others,
     baton: identity.version,
     python: identity.python,
   };

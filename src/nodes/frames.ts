@@ -7,7 +7,7 @@ const HEADER_BYTES = 4;
 /** Summaries and recipes are far smaller. */
 const MAX_PAYLOAD_BYTES = 4 << 20;
 /** Of whoever has not yet shown that it is one of us. */
-export const MAX_STRANGER_BYTES = 4 << 10;
+const MAX_STRANGER_BYTES = 4 << 10;
 
 const packr = new Packr({ useRecords: false, encodeUndefinedAsNil: true });
 const unpackr = new Unpackr({ useRecords: false, mapsAsObjects: true, int64AsType: "number" });
@@ -24,7 +24,7 @@ export class FrameReader<T> {
   readonly #schema: z.ZodType<T>;
   #pending: Buffer = Buffer.alloc(0);
   /** Longest payload that is taken. */
-  limit = MAX_STRANGER_BYTES;
+  #limit = MAX_STRANGER_BYTES;
 
   constructor(schema: z.ZodType<T>) {
     this.#schema = schema;
@@ -32,7 +32,7 @@ export class FrameReader<T> {
 
   /** The other side has shown who it is. */
   trust(): void {
-    this.limit = MAX_PAYLOAD_BYTES;
+    this.#limit = MAX_PAYLOAD_BYTES;
   }
 
   /**
@@ -44,7 +44,7 @@ export class FrameReader<T> {
     this.#pending = this.#pending.byteLength === 0 ? bytes : Buffer.concat([this.#pending, bytes]);
     if (this.#pending.byteLength < HEADER_BYTES) return null;
     const length = this.#pending.readUInt32LE(0);
-    if (length > this.limit) throw broken(`at most ${this.limit} bytes`, `a frame of ${length} bytes`);
+    if (length > this.#limit) throw broken(`at most ${this.#limit} bytes`, `a frame of ${length} bytes`);
     if (this.#pending.byteLength < HEADER_BYTES + length) return null;
     const payload = this.#pending.subarray(HEADER_BYTES, HEADER_BYTES + length);
     this.#pending = this.#pending.subarray(HEADER_BYTES + length);

@@ -4,8 +4,8 @@ import { join } from "node:path";
 import { describe, expect, it } from "vitest";
 import type { NodePhase } from "../../src/phases/commands.js";
 import { eventsOf } from "../../src/report/events.js";
-import { type Baton, processesWith, withFolder } from "./baton.js";
-import { type LightOptions, limited } from "./light.js";
+import { type Baton, fixtures, processesWith, withFolder } from "./baton.js";
+import { type LightOptions, limited, python } from "./light.js";
 import { allGone, errorCodes, GONE_MS, nowMs } from "./remains.js";
 import { freePorts, lightNode, pidOf } from "./two-nodes.js";
 
@@ -140,6 +140,20 @@ describe("nodes that do not fit together are refused at the start", () => {
       environment: { BATON_NODES_KEY: `key ${node}` },
       set: ["nodes.meetMs=3000"],
     })));
+
+  it("or, where the launchers were not told of each other, when the first rank says so", async () => {
+    const alone = [python, join(fixtures, "light_launcher.py"), "2"];
+    await twoNodes(
+      () => ({ command: alone }),
+      async (nodes) => {
+        for (const node of nodes) {
+          const { output, code } = await node.ended;
+          expect(errorCodes(output), output).toEqual(["NODES_RANKS_DIFFER"]);
+          expect(code).toBe(1);
+        }
+      },
+    );
+  });
 
   it("because of something of one node alone: the other hears of it", async () => {
     const long = `/tmp/${"x".repeat(120)}`;

@@ -43,7 +43,7 @@ export function lightNode(folder: string, node: number, port: number, options: L
     ...options,
     part: partOf(node),
     set: [...placed(node, port), "nodes.meetMs=20000", ...(options.set ?? [])],
-    command: [python, join(fixtures, "light_launcher.py"), String(ranks), String(node), "2"],
+    command: options.command ?? [python, join(fixtures, "light_launcher.py"), String(ranks), String(node), "2"],
   });
 }
 

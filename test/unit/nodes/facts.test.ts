@@ -6,6 +6,7 @@ function identity(input: Partial<RecipeInput> = {}, other: Partial<Identity> = {
   return {
     ...{
       version: "0.1.0",
+      others: {},
       python: "3.12",
       packages: { torch: "2.11.0" },
       modelConfig: '{"a": 1, "b": {"c": 2, "d": 3}}',
@@ -35,6 +36,9 @@ describe("nodes", () => {
     expect(compared(identity(), identity(), identity({}, { version: "0.2.0" }))).toContain("0.2.0 on node 2 (h2)");
     expect(compared(identity(), identity({}, { packages: { torch: "2.11.0", vllm: "0.26.0" } }))).toBe(
       "package vllm: nothing on node 0 (h0), 0.26.0 on node 1 (h1)",
+    );
+    expect(compared(identity(), identity({}, { others: { problems: "2 prompts" } }))).toContain(
+      "problems: nothing on node 0",
     );
     expect(compared(identity(), identity({}, { modelConfig: "{}" }))).toContain("config.json of engine.model");
   });

@@ -121,7 +121,6 @@ class PeerPartitions:
 
     def _pack(self, stream: _Stream, begin: int, into: torch.Tensor) -> None:
         """Elements [begin, begin + len(into)) of the stream, of this rank's own."""
-        into.zero_()
         end = begin + into.numel()
         for parameter, place, _ in stream.weights:
             own = self._own(parameter)

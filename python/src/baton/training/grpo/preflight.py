@@ -1,8 +1,9 @@
 """`python -m baton.training.grpo.preflight --ranks N --folder DIR [--model-length N]`: a plan, before any GPU is used.
 
 Reads the recipe's `grpo` part as JSON from standard input. Writes a file from which the ranks work (at last
-OUTPUT/grpo.json), and one line of JSON to standard output: `{"optionsFile", "problems", "heldOut", "resumeAt"}`, or
-`{"error": {...}}` with exit code 1. With `--describe` it prints the help of all options instead.
+OUTPUT/grpo.json), and one line of JSON to standard output: `{"optionsFile", "problems", "heldOut", "resumeAt",
+"facts"}`, or `{"error": {...}}` with exit code 1. `facts`: what must be the same on every node, beside the recipe, by
+name. With `--describe` it prints the help of all options instead.
 """
 
 from __future__ import annotations
@@ -54,6 +55,11 @@ def preflight(grpo: dict[str, Any], folder: Path, ranks: int, model_length: int 
         "problems": len(plan.problems),
         "heldOut": len(plan.held_out),
         "resumeAt": None if plan.checkpoint is None else plan.checkpoint.step,
+        "facts": {
+            "problems": plan.identity["problems"],
+            "weights to start from": plan.identity["start"],
+            "checkpoint to go on from": "none" if plan.checkpoint is None else f"step {plan.checkpoint.step}",
+        },
     }
 
 
