@@ -23,6 +23,7 @@ export function nodeFolder(out: string, place: NodePlace | null): string {
 
 /** torchrun's own default. */
 const DEFAULT_PORT = 29_500;
+const LAST_PORT = 65_535;
 
 interface Said {
   /** What says it, for errors. */
@@ -61,6 +62,13 @@ export function nodePlace(recipe: Pick<Recipe, "nodes">, environment: Environmen
       `${where} says that there are ${count} nodes, but not where node 0 is`,
       "its name or address: nodes.address, PET_MASTER_ADDR, MASTER_ADDR, or SLURM_STEP_NODELIST of a job step",
       "none of them",
+    );
+  }
+  if (port < 1 || port >= LAST_PORT) {
+    throw invalid(
+      "the ports of the nodes are not possible ones",
+      `two from 1 to ${LAST_PORT}`,
+      `${port} and ${port + 1}`,
     );
   }
   return { count, rank, address, port };

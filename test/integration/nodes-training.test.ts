@@ -171,7 +171,10 @@ type Victim = "rank 0" | "controller";
 
 /** Something of one node is killed in a phase of its second handoff: both end, each with one error, about the cause. */
 async function killed(phase: NodePhase, hit: number, victim: Victim): Promise<void> {
-  const shape = { ...SHAPE, ranks: 1, engines: 1, tensorParallel: 1, zero: 3, steps: 60, pauseSeconds: 0.3 } as const;
+  // One rank alone is never seen to wait for others of its node.
+  const size = phase === "arrive" ? 2 : 1;
+  const sizes = { ranks: size, engines: 1, tensorParallel: size } as const;
+  const shape = { ...SHAPE, ...sizes, zero: 3, steps: 60, pauseSeconds: 0.3 } as const;
   await onTwoNodes(shape, async (nodes, folder) => {
     const [here, there] = hit === 0 ? nodes : ([nodes[1], nodes[0]] as const);
     // Plans are made once, before the first sync.

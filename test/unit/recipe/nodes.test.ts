@@ -48,6 +48,7 @@ describe("which of several nodes this is", () => {
     ["a number that is none", { ...TORCHRUN, PET_NODE_RANK: "first" }, {}],
     ["a node outside of them", { ...TORCHRUN, PET_NODE_RANK: "4" }, {}],
     ["several tasks a node", { ...SLURM, SLURM_STEP_NUM_TASKS: "16" }, {}],
+    ["a port that has none after it", { ...TORCHRUN, PET_MASTER_PORT: "65535" }, {}],
     ["no number", {}, { count: 2, address: "a" }],
     ["no address", {}, { count: 2, rank: 0 }],
   ] as [string, Environment, object][])("is refused with %s", (_, environment, nodes) => {
