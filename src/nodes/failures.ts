@@ -133,9 +133,12 @@ function distance({ code, found }: Failure): number {
   return 1;
 }
 
-/** Whether it may well be what came of something on another node. */
-export function isSymptom(failure: Failure): boolean {
-  return distance(failure) >= 2;
+/**
+ * Whether a node that hears of it from another had better look for its own first: it may be what came of something here;
+ * and a scheduler's signal comes to all nodes, one after another.
+ */
+export function mayBeOurs(failure: Failure): boolean {
+  return distance(failure) >= 2 || failure.code === "INTERRUPTED";
 }
 
 /** The one nearest to the cause; of equals, the first. */

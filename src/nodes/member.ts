@@ -8,8 +8,8 @@ import { LinkConnection } from "./connection.js";
 import {
   type Blamed,
   hubUnreachable,
-  isSymptom,
   keyDiffers,
+  mayBeOurs,
   nodeFailed,
   nodeLost,
   otherLink,
@@ -28,7 +28,7 @@ const GREET_MS = 10_000;
  * A failure elsewhere that may be what came of one here: so long this node looks for its own first, and a death is told
  * within a second all the same.
  */
-const SYMPTOM_MS = 400;
+const OURS_MS = 400;
 /** What the hub needs beyond its own deadlines until its word is here. */
 const ON_THE_WAY_MS = 5_000;
 
@@ -164,7 +164,7 @@ export class Member {
   #message(message: FromHub): void {
     switch (message.type) {
       case "end":
-        this.#othersFailed(nodeFailed(message), isSymptom(message.failure));
+        this.#othersFailed(nodeFailed(message), mayBeOurs(message.failure));
         break;
       case "verdict": {
         const { node, failure } = message;
@@ -182,14 +182,14 @@ export class Member {
     }
   }
 
-  #othersFailed(failure: Failure, isSymptom: boolean): void {
+  #othersFailed(failure: Failure, mayBeOurs: boolean): void {
     if (this.#ended || this.#failure !== null || this.#delayed !== undefined) return;
     const tell = (): void => {
       if (this.#ended) return;
       this.#failure = failure;
       this.#onFailure?.(failure);
     };
-    if (isSymptom) this.#delayed = setTimeout(tell, SYMPTOM_MS);
+    if (mayBeOurs) this.#delayed = setTimeout(tell, OURS_MS);
     else tell();
   }
 

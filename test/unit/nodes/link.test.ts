@@ -3,7 +3,7 @@ import { createConnection, createServer, type Server } from "node:net";
 import { afterEach, describe, expect, it } from "vitest";
 import { encodeFrame } from "../../../src/nodes/frames.js";
 import { type Facts, Hub, Member } from "../../../src/nodes/index.js";
-import { DIED, EXCEPTION } from "./hub-world.js";
+import { DIED, EXCEPTION, failure } from "./hub-world.js";
 
 const opened: { close(): void }[] = [];
 afterEach(() => {
@@ -148,6 +148,16 @@ describe("controllers", () => {
     });
     // It had its own, so it was never told of the symptom.
     expect(await Promise.race([heard, new Promise((resolve) => setTimeout(resolve, 500, "nothing"))])).toBe("nothing");
+  });
+
+  it("are each interrupted by themselves, when the signal comes to all of them", async () => {
+    const [zero, one] = await both();
+    const stopped = failure("INTERRUPTED", "SIGTERM");
+    const heard = failureOf(zero);
+    one.ended(stopped);
+    setTimeout(() => zero.ended(stopped), 100);
+    expect(await Promise.race([heard, new Promise((resolve) => setTimeout(resolve, 600, "nothing"))])).toBe("nothing");
+    expect((await Promise.all([zero.verdict(stopped), one.verdict(stopped)]))[1]).toEqual(stopped);
   });
 
   it("notice within a moment that another is gone, and within their deadline that it is silent", async () => {
