@@ -98,6 +98,7 @@ async function demo(options: DemoOptions): Promise<number> {
     say: (line) => process.stderr.write(`${line}\n`),
   });
   const { exitCode } = await execute({
+    place: null,
     recipe,
     command: await demoCommand(python.path, options, model),
     out: resolve(recipe.out),

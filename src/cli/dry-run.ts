@@ -79,9 +79,17 @@ export async function dryRun(options: DryRunOptions): Promise<number> {
       await preflight({ python, section: real, ranks, recipeFolder, maxModelLength, deadlineMs });
     }
     const small = { ...smallRecipe(recipe, made, scratch), ranks };
-    checkTraining({ recipe: small, out });
+    checkTraining({ recipe: small, place: null, out });
     // What many ranks print is read only when something is wrong, and then the end of it is shown.
-    const outcome = await train({ recipe: small, section: made.section, recipeFolder, out, python, logCommand: true });
+    const outcome = await train({
+      recipe: small,
+      place: null,
+      section: made.section,
+      recipeFolder,
+      out,
+      python,
+      logCommand: true,
+    });
     if (outcome.failure !== null || outcome.exitCode !== 0) return outcome.exitCode || 1;
     const changes = [...engineChanges(recipe, small), ...made.changes];
     const report = { real: recipe, recipe: small, made: { ...made, changes }, summary: outcome.summary, checked };

@@ -1,17 +1,35 @@
 /** Runs a plan with its progress on the terminal, and says how it ended. */
-import { relative } from "node:path";
+import { readFileSync } from "node:fs";
+import { join, relative } from "node:path";
+import type { NodesPlan } from "../controller/nodes.js";
 import { type RunOutcome, type RunPlan, runNode } from "../controller/run.js";
+import { PACKAGES } from "../doctor/versions.js";
 import { BatonError } from "../errors.js";
+import { factsOf, readKey } from "../nodes/index.js";
+import { type NodePlace, nodeFolder } from "../recipe/index.js";
 import { endOfLog } from "../report/log-end.js";
 import { Progress } from "../report/progress.js";
 import { packageVersion } from "./package.js";
+import { probePython } from "./python.js";
 
 const LOG_LINES = 20;
 
+export interface Execution extends Omit<RunPlan, "version" | "environment" | "progress" | "nodes" | "out"> {
+  /** This node among several; null: there is one. */
+  readonly place: NodePlace | null;
+  /** What must be the same on every node, beside the recipe, by name. */
+  readonly facts?: Readonly<Record<string, string>>;
+  /** Absolute path of the run's folder, the same on all nodes. */
+  readonly out: string;
+}
+
 /** @throws BatonError when the start is refused */
-export async function execute(plan: Omit<RunPlan, "version" | "environment" | "progress">): Promise<RunOutcome> {
+export async function execute({ place, facts = {}, ...execution }: Execution): Promise<RunOutcome> {
   const progress = new Progress(process.stderr);
-  const outcome = await runNode({ ...plan, version: packageVersion(), environment: process.env, progress });
+  const version = packageVersion();
+  const plan = { ...execution, out: nodeFolder(execution.out, place) };
+  const nodes = place === null ? null : await nodesPlan(place, version, facts, plan);
+  const outcome = await runNode({ ...plan, nodes, version, environment: process.env, progress });
   const say = (line: string): void => progress.line(line);
   if (outcome.failure !== null) {
     for (const log of outcome.logs) showLog(log, say);
@@ -20,6 +38,25 @@ export async function execute(plan: Omit<RunPlan, "version" | "environment" | "p
   const out = relative(process.cwd(), plan.out) || ".";
   say(outcome.failure === null ? closing(outcome, out) : `what happened is in events.jsonl and summary.json in ${out}`);
   return outcome;
+}
+
+/** @throws BatonError NODES_KEY_UNREADABLE */
+async function nodesPlan(
+  place: NodePlace,
+  version: string,
+  others: Readonly<Record<string, string>>,
+  { recipe, python }: Pick<RunPlan, "recipe" | "python">,
+): Promise<NodesPlan> {
+  const probe = await probePython(python, PACKAGES);
+  const facts = factsOf({
+    version,
+    recipe,
+    modelConfig: readFileSync(join(recipe.engine.model, "config.json"), "utf8"),
+    python: probe?.version.join(".") ?? "not known",
+    packages: probe?.versions ?? {},
+    others,
+  });
+  return { place, facts, key: readKey(recipe.nodes.keyFile, process.env) };
 }
 
 function showLog(path: string, say: (line: string) => void): void {

@@ -1,7 +1,15 @@
 /** `baton grpo RECIPE.yaml [options]`: GRPO as the recipe's section `grpo` says. */
 import { dirname, resolve } from "node:path";
 import type { Command } from "commander";
-import { grpoSection, loadRecipe, type Override, parseOverride, type Recipe, trainingRanks } from "../recipe/index.js";
+import {
+  grpoSection,
+  loadRecipe,
+  nodePlace,
+  type Override,
+  parseOverride,
+  type Recipe,
+  trainingRanks,
+} from "../recipe/index.js";
 import { dryRun } from "./dry-run.js";
 import { machineGpus } from "./gpus.js";
 import { orInterrupted } from "./interrupted.js";
@@ -68,9 +76,11 @@ async function grpo(path: string, options: GrpoOptions): Promise<number> {
   const { resume } = options;
   const from = resume === undefined ? {} : { resume: resume === "auto" ? resume : resolve(resume) };
   const section = grpoSection(recipe, { output: out, recipeFolder, ...from });
-  checkTraining({ recipe, out });
+  const place = nodePlace(recipe, process.env);
+  checkTraining({ recipe, place, out });
   const python = await completePython();
-  return (await train({ recipe, section, recipeFolder, out, python, logCommand: options.log === true })).exitCode;
+  return (await train({ recipe, place, section, recipeFolder, out, python, logCommand: options.log === true }))
+    .exitCode;
 }
 
 /** So that the topology is checked before anything is started. */

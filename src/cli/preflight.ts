@@ -19,6 +19,8 @@ const ready = z.object({
   problems: z.number(),
   heldOut: z.number().optional(),
   resumeAt: z.number().nullish(),
+  /** What must be the same on every node, beside the recipe. */
+  facts: z.record(z.string(), z.string()),
 });
 export type Ready = z.infer<typeof ready>;
 

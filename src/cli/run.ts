@@ -2,7 +2,15 @@
 import { resolve } from "node:path";
 import { type Command, InvalidArgumentError } from "commander";
 import { BatonError } from "../errors.js";
-import { checkStart, loadRecipe, type Override, parseOverride, type RecipeInput, recipeFrom } from "../recipe/index.js";
+import {
+  checkStart,
+  loadRecipe,
+  nodePlace,
+  type Override,
+  parseOverride,
+  type RecipeInput,
+  recipeFrom,
+} from "../recipe/index.js";
 import { choosePython } from "./choose-python.js";
 import { execute } from "./execute.js";
 import { machineGpus } from "./gpus.js";
@@ -71,6 +79,7 @@ async function run({ recipePath, command }: Words, options: RunOptions): Promise
     );
   }
   checkStart(recipe, process.env);
+  const place = nodePlace(recipe, process.env);
   const chosen = await choosePython(command, {
     environment: process.env,
     packageRoot,
@@ -80,6 +89,7 @@ async function run({ recipePath, command }: Words, options: RunOptions): Promise
   const { exitCode } = await execute({
     ...chosen,
     recipe,
+    place,
     out: resolve(recipe.out),
     logCommand: options.log === true,
   });

@@ -3,7 +3,7 @@ import { existsSync, readdirSync } from "node:fs";
 import { basename, join } from "node:path";
 import { checkRunFolder } from "../controller/folders.js";
 import type { RunOutcome } from "../controller/run.js";
-import { checkStart, type GrpoSection, type Recipe } from "../recipe/index.js";
+import { checkStart, type GrpoSection, type NodePlace, nodeFolder, type Recipe } from "../recipe/index.js";
 import { execute } from "./execute.js";
 import { freePort } from "./port.js";
 import { preflight } from "./preflight.js";
@@ -11,10 +11,12 @@ import { preflight } from "./preflight.js";
 export interface Training {
   /** With the number of its ranks, and the section in it, which is not looked at. */
   readonly recipe: Recipe & { readonly ranks: number };
+  /** This node among several; null: there is one. */
+  readonly place: NodePlace | null;
   /** As the trainer gets it. */
   readonly section: GrpoSection;
   readonly recipeFolder: string;
-  /** Absolute. */
+  /** Absolute; the same on all nodes. */
   readonly out: string;
   readonly python: string;
   readonly logCommand: boolean;
@@ -26,18 +28,18 @@ export interface Training {
  *
  * @throws BatonError as `runNode`, RUN_FOLDER_IN_USE
  */
-export function checkTraining({ recipe, out }: Pick<Training, "recipe" | "out">): void {
+export function checkTraining({ recipe, place, out }: Pick<Training, "recipe" | "place" | "out">): void {
   checkStart(recipe, process.env);
-  checkRunFolder(out);
+  checkRunFolder(nodeFolder(out, place));
 }
 
 /** @throws BatonError when the start is refused */
 export async function train(training: Training): Promise<RunOutcome> {
-  const { recipe, section, recipeFolder, out, python, logCommand } = training;
+  const { recipe, place, section, recipeFolder, out, python, logCommand } = training;
   const ready = await preflight({
     python,
     section,
-    ranks: recipe.ranks,
+    ranks: recipe.ranks * (place?.count ?? 1),
     recipeFolder,
     maxModelLength: recipe.engine.maxModelLength,
     deadlineMs: recipe.deadlines.startMs,
@@ -45,11 +47,13 @@ export async function train(training: Training): Promise<RunOutcome> {
   const resumed = ready.resumeAt == null ? "" : `, from the checkpoint of step ${ready.resumeAt}`;
   const heldOut = ready.heldOut ? `, ${ready.heldOut} held out` : "";
   process.stderr.write(`${ready.problems} problems${heldOut}${resumed}\n`);
-  const launcher = [python, "-m", "torch.distributed.run", "--nnodes", "1", "--nproc_per_node", String(recipe.ranks)];
   const outcome = await execute({
     recipe,
+    place,
+    facts: ready.facts,
     command: [
-      ...[...launcher, "--master_port", String(await freePort())],
+      ...[python, "-m", "torch.distributed.run", "--nproc_per_node", String(recipe.ranks)],
+      ...(await meetingPlace(place)),
       ...["-m", "baton.examples.train_grpo", "--options", ready.optionsFile],
     ],
     out,
@@ -70,4 +74,18 @@ function hasCheckpoint(out: string): boolean {
 /** Of this course of the run: those of another are renamed. */
 function isWhole(checkpoint: string): boolean {
   return basename(checkpoint).startsWith("step-") && existsSync(join(checkpoint, "checkpoint.json"));
+}
+
+/** Where torchrun's ranks find each other. */
+async function meetingPlace(place: NodePlace | null): Promise<string[]> {
+  // All of it, since torchrun takes what is left open from the environment, which may speak of other nodes.
+  if (place === null) {
+    const own = ["--nnodes", "1", "--node_rank", "0", "--master_addr", "127.0.0.1"];
+    return [...own, "--master_port", String(await freePort())];
+  }
+  const { count, rank, address, port } = place;
+  return [
+    ...["--nnodes", String(count), "--node_rank", String(rank)],
+    ...["--master_addr", address, "--master_port", String(port)],
+  ];
 }

@@ -19,6 +19,7 @@ import { type Failure, type FromController, PROTOCOL_VERSION } from "../protocol
 import { Arenas } from "./arenas.js";
 import { Deadlines } from "./deadlines.js";
 import { Inbox } from "./inbox.js";
+import type { RankNumbers } from "./nodes.js";
 import type { Recorder } from "./recorder.js";
 import { RolloutTraffic } from "./rollouts.js";
 import { type Connection, type MessageAfterHello, Server, type ServerHandlers } from "./server.js";
@@ -42,6 +43,7 @@ export interface NodeOptions {
   readonly socketPath: string;
   readonly token: string;
   readonly nvml: Pick<Nvml, "memory" | "simulated">;
+  readonly rankNumbers: RankNumbers;
   readonly recorder: Recorder;
   /** Called for things worth knowing that are no failure. */
   readonly note: (process: string, code: string, message: string) => void;
@@ -124,7 +126,9 @@ export class BatonNode implements ServerHandlers {
   connected(connection: Connection): void {
     this.#options.recorder.connected(connection);
     const { gpu, localWorldSize } = connection.hello;
-    this.feed({ type: "hello", client: connection.client, gpu, localWorldSize });
+    const wrong = this.#options.rankNumbers.see(connection.hello);
+    if (wrong !== null) this.fail(wrong, connection.client);
+    else this.feed({ type: "hello", client: connection.client, gpu, localWorldSize });
   }
 
   message(connection: Connection, message: MessageAfterHello, descriptors: number[]): void {

@@ -1,15 +1,18 @@
-/** A whole run on one node: from nothing to nothing left, with its reports. */
+/** A whole run of this node: from nothing to nothing left, with its reports. */
 import { randomBytes } from "node:crypto";
 import { toBatonError } from "../errors.js";
 import { becomeSubreaper, monotonicNs, type Nvml, processInfo } from "../native.js";
+import type { Member } from "../nodes/index.js";
+import { interrupted } from "../phases/failures.js";
 import type { EndReason, PhaseConfig } from "../phases/index.js";
 import type { Failure } from "../protocol/messages.js";
 import { phaseConfig, type Recipe } from "../recipe/index.js";
 import { EventLog, type StartedEvent } from "../report/events.js";
 import { ledgerOf } from "../report/ledger.js";
+import type { NodeResult } from "../report/nodes.js";
 import type { Progress } from "../report/progress.js";
 import type { Summary } from "../report/summary.js";
-import { writeReports } from "../report/write.js";
+import { addNodes, writeReports } from "../report/write.js";
 import type { Child } from "./children.js";
 import { Bystanders } from "./ending.js";
 import { explain } from "./explain.js";
@@ -18,6 +21,7 @@ import { type Gpus, openGpus } from "./gpus.js";
 import { Heart } from "./heart.js";
 import { launch } from "./launch.js";
 import { BatonNode, type EndCommand } from "./node.js";
+import { meetNodes, type NodesPlan, RankNumbers } from "./nodes.js";
 import { removeSharedMemory, sweep } from "./ownership.js";
 import { Recorder } from "./recorder.js";
 import { type Interrupt, onCrash, onInterrupt } from "./signals.js";
@@ -29,9 +33,11 @@ export interface RunPlan {
   readonly version: string;
   /** `engine.model` absolute; has passed `checkStart`. */
   readonly recipe: Recipe;
+  /** This node among several; null: there is one. */
+  readonly nodes: NodesPlan | null;
   /** The command that starts the ranks. */
   readonly command: readonly string[];
-  /** Absolute path of DIR. */
+  /** Absolute path of DIR, which is this node's own. */
   readonly out: string;
   /** Interpreter of the engines. */
   readonly python: string;
@@ -63,23 +69,67 @@ export async function runNode(plan: RunPlan): Promise<RunOutcome> {
   const undo: (() => void)[] = [];
   try {
     // First, so that a start that is refused does not cost the results of the run before.
-    const ready = await prepare(plan, undo);
-    const folder = takeRunFolder(plan.out);
-    undo.push(() => folder.release());
+    const member = plan.nodes === null ? null : await meet(plan, plan.nodes, undo);
+    const { ready, folder } = await takeAll(plan, member, undo);
     const log = new EventLog(folder.file("events.jsonl"), nowMs);
     undo.push(() => log.close());
-    const end = await run(plan, ready, folder, log, undo).catch((error: unknown) => notBegun(plan, ready, log, error));
+    const own = await run(plan, { ...ready, member }, folder, log, undo).catch((error: unknown) =>
+      notBegun(plan, { ...ready, member }, log, error),
+    );
+    const end = member === null ? own : await endTogether(own, member, log);
     log.add({ type: "exit", reason: end.reason, code: end.exitCode, failure: end.failure });
-    return { exitCode: end.exitCode, failure: end.failure, logs: end.logs, summary: writeReports(log.events, folder) };
+    const written = writeReports(log.events, folder);
+    const results = await member?.report(folder.path, { ...written });
+    const summary = results ? addNodes(written, results as unknown as NodeResult[], folder) : written;
+    return { exitCode: end.exitCode, failure: end.failure, logs: end.logs, summary };
   } finally {
     for (const step of undo.reverse()) step();
   }
+}
+
+async function meet(plan: RunPlan, nodes: NodesPlan, undo: (() => void)[]): Promise<Member> {
+  const member = await meetNodes(nodes, plan.recipe, (line) => plan.progress.line(line), undo);
+  member.onPhases = (phases) => plan.progress.nodes(phases);
+  return member;
+}
+
+/** What can be refused on this node alone: then the others are told. */
+async function takeAll(
+  plan: RunPlan,
+  member: Member | null,
+  undo: (() => void)[],
+): Promise<{ readonly ready: Ready; readonly folder: RunFolder }> {
+  try {
+    const ready = await prepare(plan, undo);
+    const folder = takeRunFolder(plan.out);
+    undo.push(() => folder.release());
+    return { ready, folder };
+  } catch (error) {
+    await member?.verdict(toBatonError(error).toFields());
+    throw error;
+  }
+}
+
+/** The end of this node, as the end of all: what the run ended of is the same everywhere. */
+async function endTogether(own: RunEnd, member: Member, log: EventLog): Promise<RunEnd> {
+  const failure = await member.verdict(own.failure);
+  if (failure === null || own.reason === "interrupted") return own;
+  if (own.failure !== null && own.failure.code !== failure.code) {
+    const { code, message, found } = own.failure;
+    log.add({ type: "note", process: "controller", code, message: `on this node: ${message} (${found})` });
+  }
+  const isOwn = own.failure?.code === failure.code;
+  return { reason: "failed", exitCode: own.exitCode || 1, failure, logs: isOwn ? own.logs : [] };
 }
 
 /** What a run has before it takes DIR: everything that can be refused without a process of its own. */
 interface Ready extends Gpus {
   readonly name: string;
   readonly socket: SocketFolder;
+}
+
+interface Begun extends Ready {
+  readonly member: Member | null;
 }
 
 async function prepare(plan: RunPlan, undo: (() => void)[]): Promise<Ready> {
@@ -100,18 +150,19 @@ interface RunEnd {
 }
 
 /** The end of a run that could not begin although nothing spoke against it. */
-function notBegun(plan: RunPlan, { name, nvml }: Ready, log: EventLog, error: unknown): RunEnd {
-  if (!log.events.some(({ type }) => type === "started")) log.add(startedEvent(plan, name, nvml.simulated, []));
+function notBegun(plan: RunPlan, begun: Begun, log: EventLog, error: unknown): RunEnd {
+  if (!log.events.some(({ type }) => type === "started")) log.add(startedEvent(plan, begun, []));
   return { reason: "failed", exitCode: 1, failure: toBatonError(error).toFields(), logs: [] };
 }
 
-function startedEvent(plan: RunPlan, run: string, simulated: boolean, gpuBytes: readonly number[]): StartedEvent {
+function startedEvent(plan: RunPlan, { name, nvml, member }: Begun, gpuBytes: readonly number[]): StartedEvent {
   const config = phaseConfig(plan.recipe);
+  const { nodes } = plan;
   return {
     type: "started",
-    run,
+    run: name,
     version: plan.version,
-    simulated,
+    simulated: nvml.simulated,
     topology: {
       gpus: config.gpus,
       ranks: config.ranks ?? 0,
@@ -121,21 +172,26 @@ function startedEvent(plan: RunPlan, run: string, simulated: boolean, gpuBytes: 
     },
     gpuBytes,
     command: plan.command,
+    ...(nodes === null || member === null
+      ? {}
+      : { nodes: { run: member.run, node: nodes.place.rank, count: nodes.place.count } }),
   };
 }
 
 async function run(
   plan: RunPlan,
-  { name, socket, nvml, sampler, standin }: Ready,
+  begun: Begun,
   folder: RunFolder,
   log: EventLog,
   undo: (() => void)[],
 ): Promise<RunEnd> {
   const { recipe, progress } = plan;
+  const { name, socket, nvml, sampler, standin, member } = begun;
   const config = phaseConfig(recipe);
   const gpuBytes = Array.from({ length: config.gpus }, (_, gpu) => nvml.memory(gpu).totalBytes);
   log.onEvent((event) => progress.show(event));
-  log.add(startedEvent(plan, name, nvml.simulated, gpuBytes));
+  if (member !== null) log.onEvent((event) => event.type === "phase" && member.phase(event.to));
+  log.add(startedEvent(plan, begun, gpuBytes));
   const recorder = new Recorder(log, config, nowMs, { nvml, sampler });
   recorder.spawned("controller", process.pid);
   recorder.begin();
@@ -157,11 +213,17 @@ async function run(
     socketPath: socket.socketPath,
     token,
     nvml,
+    rankNumbers: new RankNumbers(member === null ? null : (ranks) => member.ranks(ranks)),
     recorder,
     note: (process_, code, message) => log.add({ type: "note", process: process_, code, message }),
   });
   undo.push(() => node.close());
-  const interrupt = onInterrupt((signal) => node.feed({ type: "interrupted", signal }));
+  void node.ended.then(({ failure }) => member?.ended(failure));
+  member?.onFailure((failure) => node.fail(failure));
+  const interrupt = onInterrupt((signal) => {
+    node.feed({ type: "interrupted", signal });
+    member?.interrupted(interrupted(signal));
+  });
   undo.push(() => interrupt.remove());
   undo.push(onCrash((error) => node.fail(toBatonError(error).toFields())));
 
@@ -248,9 +310,12 @@ function nameOf(pid: number, node: BatonNode, children: readonly Child[]): strin
   return null;
 }
 
+/** Failures that no log of this node says more about. */
+const OF_OTHERS: ReadonlySet<string> = new Set(["NODE_FAILED", "NODE_LOST"]);
+
 /** The logs that may say more about a failure: of the engine that it names, else of the command. */
 function logsOf(failure: Failure | null, children: readonly Child[]): string[] {
-  if (failure === null) return [];
+  if (failure === null || OF_OTHERS.has(failure.code)) return [];
   const named = children.filter(({ name }) => name !== "launcher" && failure.message.includes(name));
   const chosen = named.length > 0 ? named : children.filter(({ name }) => name === "launcher");
   return chosen.flatMap(({ logPath }) => logPath ?? []);

@@ -149,6 +149,16 @@ export function deadlinePassed(wait: Wait): Failure {
   };
 }
 
+export function interrupted(signal: string): Failure {
+  return {
+    code: "INTERRUPTED",
+    message: `the run was interrupted (${signal})`,
+    expected: "a run that ends by itself",
+    found: signal,
+    action: "Start it again; training goes on from the script's own last checkpoint, if it wrote one.",
+  };
+}
+
 export function ranksDisagree(message: string, expected: string, found: string): Failure {
   return {
     code: "RANKS_DISAGREE",

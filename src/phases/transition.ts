@@ -13,7 +13,7 @@ import {
 import type { Command, NodePhase } from "./commands.js";
 import { onAsleep, onAwake, onGenerated, onPlanned, onProgress, onSynced, onVerified } from "./engine-events.js";
 import type { Event } from "./events.js";
-import { deadlinePassed, Trouble } from "./failures.js";
+import { deadlinePassed, interrupted, Trouble } from "./failures.js";
 import { advance } from "./handoff.js";
 import {
   onArrived,
@@ -99,14 +99,7 @@ const HANDLERS: Handlers = {
     finishIfDone(step);
   },
   deadlinePassed: (step, event) => onDeadlinePassed(step, event.key),
-  interrupted: (step, event) =>
-    step.fail({
-      code: "INTERRUPTED",
-      message: `the run was interrupted (${event.signal})`,
-      expected: "a run that ends by itself",
-      found: event.signal,
-      action: "Start it again; training goes on from the script's own last checkpoint, if it wrote one.",
-    }),
+  interrupted: (step, event) => step.fail(interrupted(event.signal)),
 };
 
 function handle(step: Step, event: Event): void {

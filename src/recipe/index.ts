@@ -13,6 +13,7 @@ export {
 export { checkEnvironment, checkExpandableSegments, checkVisibleDevices } from "./environment.js";
 export { type GrpoSection, grpoSection, trainingRanks } from "./grpo.js";
 export { loadRecipe, type Override, parseOverride, parseRecipe, type RecipeSource, recipeFrom } from "./load.js";
+export { type NodePlace, nodeFolder, nodePlace } from "./nodes.js";
 export { phaseConfig } from "./phases.js";
 export { expectationOf, valueAt } from "./problems.js";
 export { type LogprobBounds, logprobBounds, type Recipe, type RecipeInput, recipeSchema } from "./schema.js";

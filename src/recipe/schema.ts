@@ -137,9 +137,45 @@ const deadlines = z.strictObject({
   stopMs: deadline(10_000, "Processes ending in good order after a run; then they are killed."),
 });
 
+const port = z.int().min(1).max(65_534);
+
+const nodes = z.strictObject({
+  count: z
+    .union([count, z.null()])
+    .default(null)
+    .describe("Nodes that train together; null: as torchrun's or Slurm's environment says, or else one."),
+  rank: z
+    .union([z.int().min(0), z.null()])
+    .default(null)
+    .describe("Number of this node, from 0; null: as the environment says."),
+  address: z
+    .union([z.string().min(1), z.null()])
+    .default(null)
+    .describe("Name or address of node 0, as the others reach it; null: as the environment says."),
+  port: z
+    .union([port, z.null()])
+    .default(null)
+    .describe(
+      "First of two TCP ports of node 0: the ranks meet there (MASTER_PORT), the controllers at the next one. " +
+        "null: as the environment says, or else 29500.",
+    ),
+  keyFile: z
+    .union([z.string().min(1), z.null()])
+    .default(null)
+    .describe(
+      "File with a secret that all nodes have, relative to the current folder, so that no stranger joins; null: " +
+        "BATON_NODES_KEY of the environment, or else none.",
+    ),
+  meetMs: deadline(600_000, "Until every node has come."),
+  silenceMs: deadline(15_000, "Without a sign of life from another node's controller."),
+});
+
 export const recipeSchema = z.strictObject({
   engine: engine.prefault({} as z.input<typeof engine>).describe("The engines that generate."),
   gpus: gpus.prefault({}).describe("The GPUs of this node."),
+  nodes: nodes
+    .prefault({})
+    .describe("Several nodes that train one policy, each with engines of its own: the same command on each of them."),
   ranks: z
     .union([count, z.null()])
     .default(null)

@@ -28,6 +28,8 @@ export interface StartedEvent {
   readonly topology: Topology;
   readonly gpuBytes: readonly number[];
   readonly command: readonly string[];
+  /** This node among several, and the name that the run has on all of them; absent: there is one. */
+  readonly nodes?: { readonly run: string; readonly node: number; readonly count: number };
 }
 
 /** A process of the run came or went. */

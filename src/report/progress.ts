@@ -45,6 +45,18 @@ function widthOf(parts: readonly Part[]): number {
   return parts.reduce((sum, { width }) => sum + width, GAP.length * (parts.length - 1));
 }
 
+/** "nodes 0-2 generate, 3 sleep". */
+export function nodePhases(phases: readonly (string | null)[]): string {
+  const runs: { first: number; last: number; phase: string }[] = [];
+  phases.forEach((phase, node) => {
+    const before = runs.at(-1);
+    if (before !== undefined && before.phase === (phase ?? "?")) before.last = node;
+    else runs.push({ first: node, last: node, phase: phase ?? "?" });
+  });
+  const words = runs.map(({ first, last, phase }) => `${first === last ? first : `${first}-${last}`} ${phase}`);
+  return `nodes ${words.join(", ")}`;
+}
+
 /** Feed it every event of a run with `show`. */
 export class Progress {
   readonly #screen: Screen;
@@ -61,6 +73,8 @@ export class Progress {
   /** What each rank that speaks says of the step; people see the mean. */
   #values = new Map<string, number[]>();
   #live = false;
+  /** Phase of each node, where there are several. */
+  #nodes: readonly (string | null)[] = [];
 
   constructor(screen: Screen, colour: boolean = screen.isTTY === true && process.env.NO_COLOR === undefined) {
     this.#screen = screen;
@@ -114,6 +128,11 @@ export class Progress {
     }
   }
 
+  /** What all nodes are doing, for the live line; null: not known. */
+  nodes(phases: readonly (string | null)[]): void {
+    this.#nodes = phases;
+  }
+
   /** Writes one whole line above the live one. */
   line(text: string): void {
     this.clear();
@@ -130,6 +149,7 @@ export class Progress {
       part([PHASE_STYLES[name] ?? "dim", `${GAP}${name}`], ["dim", ` ${shortSeconds(nowMs - sinceMs)} s`]),
     ];
     if (name === "start") parts.push(part(["dim", this.#waiting()]));
+    if (this.#nodes.length > 1) parts.push(part(["dim", nodePhases(this.#nodes)]));
     const shares = name === "start" ? {} : (this.#sides.now ?? {});
     this.#screen.write(`${CLEAR}${this.#withMemory(parts, shares, parts.slice(0, 1))}`);
     this.#live = true;

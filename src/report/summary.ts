@@ -2,6 +2,7 @@
  * summary.json: the figures of a run, computed from its events and the ledger and from nothing else.
  */
 import { type EventBody, type ExitReason, eventsOf, type RunEvent, type Stamp, type Topology } from "./events.js";
+import type { NodesSummary } from "./nodes.js";
 
 /** What the memory ledger knows of one GPU at the end of a run. */
 export interface LedgerFigures {
@@ -61,6 +62,8 @@ export interface Summary {
   readonly left: { readonly processes: number; readonly deviceBytes: number | null } | null;
   readonly seconds: number;
   readonly exit: { readonly reason: ExitReason; readonly code: number };
+  /** On node 0 of several: of all of them. The other figures are of this node alone. */
+  readonly nodes?: NodesSummary;
 }
 
 type Of<T extends EventBody["type"]> = Stamp & Extract<EventBody, { type: T }>;

@@ -22,6 +22,7 @@ export interface Ended {
 export class Baton {
   readonly process: ChildProcess;
   readonly ended: Promise<Ended>;
+  /** Where it writes. */
   readonly out: string;
   #output = "";
 
@@ -29,8 +30,9 @@ export class Baton {
     readonly folder: string,
     words: readonly string[],
     environment: Readonly<Record<string, string>> = {},
+    out = join(folder, "out"),
   ) {
-    this.out = join(folder, "out");
+    this.out = out;
     const began = performance.now();
     this.process = spawn(process.execPath, [join(root, "dist/cli/main.js"), ...words], {
       cwd: root,

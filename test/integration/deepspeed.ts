@@ -2,7 +2,7 @@
 import { mkdirSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { Baton, fixtures } from "./baton.js";
-import { python } from "./light.js";
+import { partOf, python } from "./light.js";
 
 export interface DeepSpeedShape {
   readonly ranks: number;
@@ -18,6 +18,12 @@ export interface DeepSpeedShape {
   readonly defaultThreshold?: boolean;
   readonly steps?: number;
   readonly pauseSeconds?: number;
+  readonly lora?: boolean;
+  /** This node of two; `ranks` and `engines` are those of one. */
+  readonly place?: { readonly node: number; readonly port: number };
+  /** DeepSpeed's own collectives within a node go through shared memory, as under its own launcher. */
+  readonly sharedMemory?: boolean;
+  readonly environment?: Readonly<Record<string, string>>;
 }
 
 /** Sizes that 3 ranks do not divide: partitions end inside of rows, and at odd elements. */
@@ -51,7 +57,7 @@ export function writeModel(
 
 /** By a recipe, and by torchrun: the demo has the command line and accelerate. */
 export function deepspeedRun(folder: string, shape: DeepSpeedShape): Baton {
-  const { ranks, engines, tensorParallel, zero, dtype } = shape;
+  const { ranks, engines, tensorParallel, zero, dtype, place } = shape;
   const model = writeModel(folder, shape);
   const recipe = join(folder, "recipe.yaml");
   writeFileSync(
@@ -62,19 +68,34 @@ export function deepspeedRun(folder: string, shape: DeepSpeedShape): Baton {
       "  maxModelLength: 32, maxSequences: 16}",
       "gpus: {simulated: {memoryBytes: 16MiB}}",
       `ranks: ${ranks}`,
+      ...(place === undefined
+        ? []
+        : [`nodes: {count: 2, rank: ${place.node}, address: 127.0.0.1, port: ${place.port}, meetMs: 60000}`]),
       `out: ${join(folder, "out")}`,
     ].join("\n"),
   );
   const script = ["--model", model, "--zero", String(zero), "--dtype", dtype, "--steps", String(shape.steps ?? 2)];
   if (shape.defaultThreshold) script.push("--default-threshold");
+  if (shape.lora) script.push("--lora");
+  const meeting =
+    place === undefined
+      ? ["--standalone"]
+      : [
+          ...["--nnodes", "2", "--node-rank", String(place.node)],
+          ...["--master-addr", "127.0.0.1", "--master-port", String(place.port)],
+        ];
   return new Baton(
     folder,
     [
-      ...["run", recipe, "--log", "--", python, "-m", "torch.distributed.run", "--standalone"],
+      ...["run", recipe, "--log", "--", python, "-m", "torch.distributed.run", ...meeting],
       ...["--nproc-per-node", String(ranks), join(fixtures, "deepspeed_rank.py"), ...script],
       ...["--pause-seconds", String(shape.pauseSeconds ?? 0)],
     ],
-    // With it DeepSpeed's own collectives go through shared memory, as under its own launcher.
-    { BATON_PYTHON: python, LOCAL_SIZE: String(ranks) },
+    {
+      BATON_PYTHON: python,
+      ...(shape.sharedMemory === false || place !== undefined ? {} : { LOCAL_SIZE: String(ranks) }),
+      ...shape.environment,
+    },
+    join(folder, "out", partOf(place?.node ?? 0)),
   );
 }

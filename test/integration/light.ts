@@ -7,6 +7,9 @@ import { Baton, fixtures, root } from "./baton.js";
 export const python =
   process.env.BATON_PYTHON ?? [join(root, ".venv/bin/python")].find((path) => existsSync(path)) ?? "python3";
 
+/** Where a node of several writes, in the folder of the run. */
+export const partOf = (node: number): string => (node === 0 ? "" : `node-${node}`);
+
 export interface LightOptions {
   readonly steps?: number;
   /** Before each answer of a rank, so that a phase lasts long enough to be met. */
@@ -20,6 +23,8 @@ export interface LightOptions {
   readonly environment?: Readonly<Record<string, string>>;
   /** Another command than the launcher of light ranks. */
   readonly command?: readonly string[];
+  /** Where it writes, in the folder of the run. */
+  readonly part?: string;
 }
 
 export function lightRun(folder: string, options: LightOptions = {}): Baton {
@@ -50,6 +55,7 @@ export function lightRun(folder: string, options: LightOptions = {}): Baton {
       LIGHT_PAUSE_SECONDS: String(options.pauseSeconds ?? 0),
       ...options.environment,
     },
+    join(folder, "out", options.part ?? ""),
   );
 }
 

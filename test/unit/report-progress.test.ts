@@ -1,6 +1,6 @@
 import { describe, expect, it } from "vitest";
 import { bars, shortBytes, shortSeconds } from "../../src/report/figures.js";
-import { Progress } from "../../src/report/progress.js";
+import { nodePhases, Progress } from "../../src/report/progress.js";
 import { smallRun } from "./report-events.fixture.js";
 
 function shown(isTTY: boolean, columns = 40): string {
@@ -93,5 +93,11 @@ describe("figures for people", () => {
       "10 MiB",
       "1.0 GiB",
     ]);
+  });
+});
+
+describe("the phases of several nodes", () => {
+  it("are said once for neighbours that do the same", () => {
+    expect(nodePhases(["generate", "generate", "generate", "sleep", null])).toBe("nodes 0-2 generate, 3 sleep, 4 ?");
   });
 });

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from baton.completion import Completion, Sampling
     from baton.rollout import Rollout
     from baton.session import Session, attach
-    from baton.training.memory import TrainingMemory, training_memory
+    from baton.training.current import training_memory
+    from baton.training.memory import TrainingMemory
 
 __version__ = "0.1.0"
 
@@ -26,7 +27,7 @@ _HOMES = {
     "Session": "baton.session",
     "attach": "baton.session",
     "TrainingMemory": "baton.training.memory",
-    "training_memory": "baton.training.memory",
+    "training_memory": "baton.training.current",
 }
 
 __all__ = [

@@ -50,6 +50,8 @@ class Rollout:
         self._calls = 0
         self._sampled: list[Sampled] = []
         self._epoch = 0
+        #: Summed with those of other nodes, before the handoff: all nodes do it then, whatever each is asked for.
+        self._sums: native.U64s | None = None
         self.open = False
         self._ended = False
 
@@ -63,6 +65,8 @@ class Rollout:
         try:
             self._memory.prepare()
             weights = self._announce()
+            if self._memory.peers is not None:
+                self._sums = weights.checksums(self._memory)
             self._epoch = int(self._memory.engine.global_steps)
             self._connection.send(Arrive(epoch=self._epoch))
             self._serve_until_opened(weights)
@@ -160,7 +164,10 @@ class Rollout:
     def _export(self, message: ExportSegments, weights: Weights) -> None:
         """Sends the descriptors, as many as fit a frame at a time, and closes them: an open one holds memory."""
         segments = arrays.u64s(message.segments, "segments")
-        checksums = arrays.binary_u64(weights.checksums(self._memory)) if message.checksums else b""
+        sums = self._sums
+        if sums is None and message.checksums:
+            sums = weights.checksums(self._memory)
+        checksums = arrays.binary_u64(sums) if sums is not None and message.checksums else b""
         for begin in range(0, max(segments.size, 1), MAX_DESCRIPTORS):
             part = segments[begin : begin + MAX_DESCRIPTORS]
             last = begin + part.size >= segments.size

@@ -24,8 +24,9 @@ from baton.errors import BatonError
 from baton.protocol.messages import Metrics
 from baton.protocol.messages import Returned as ReturnedMessage
 from baton.rollout import Rollout
+from baton.training.current import current
 from baton.training.manifest import Weights
-from baton.training.memory import TrainingMemory, current
+from baton.training.memory import TrainingMemory
 from baton.training.reports import Returned
 
 

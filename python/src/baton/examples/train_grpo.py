@@ -8,6 +8,7 @@ The parts are in `baton.training.grpo`. What a recipe says stands in the file th
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import time
 import warnings
@@ -170,7 +171,7 @@ def main() -> None:
             print(f"baton: {text}", file=sys.stderr, flush=True)
 
     run = Run(read_plan(arguments.options, ranks, say))
-    if rank == 0:  # building the policy was collective, so all have read them
+    if os.environ["LOCAL_RANK"] == "0":  # building the policy was collective, so all have read them
         settle(arguments.options)
     with run.log:
         run.train()

@@ -17,6 +17,7 @@ from baton.training.holdings import Labelled, Role
 
 if TYPE_CHECKING:
     from baton.training.merging import MergedWeights
+    from baton.training.peers import PeerPartitions
 
 #: Containers in containers are searched this deep for tensors that no name here covers.
 _DEPTH = 4
@@ -128,16 +129,21 @@ def module_of(user: Any) -> Any:
 
 
 def training_tensors(
-    engine: Any, frozen: Iterable[Any] = (), merged: MergedWeights | None = None
+    engine: Any,
+    frozen: Iterable[Any] = (),
+    merged: MergedWeights | None = None,
+    peers: PeerPartitions | None = None,
 ) -> Iterator[Labelled]:
-    """Every tensor of engine, optimizer and `frozen` (modules or engines that are not trained), and what is `merged`
-    for the engine in place of weights with adapters.
+    """Every tensor of engine, optimizer and `frozen` (modules or engines that are not trained), what is `merged` for
+    the engine in place of weights with adapters, and what is gathered for it from `peers`.
     """
     live = gradients_live(engine)
     stand_ins = set[int]() if merged is None else merged.bases
     yield from _module_tensors(engine.module, "", live, trained=True, unread=stand_ins)
     for index, buffer in enumerate([] if merged is None else merged.buffers):
         yield Labelled(f"merged[{index}]", Role.MERGED, buffer)
+    for index, buffer in enumerate([] if peers is None else peers.buffers):
+        yield Labelled(f"peers[{index}]", Role.MERGED, buffer)
     yield from _optimizer_tensors(engine, live)
     for position, other in enumerate(frozen):
         yield from _module_tensors(module_of(other), f"frozen[{position}].", live, trained=False, unread=set())

@@ -23,7 +23,7 @@ class Role(Enum):
     FROZEN = "frozen"
     #: Weights of a model that is only read: a reference model.
     REFERENCE = "reference"
-    #: Weights with the adapters merged in, made anew for each handoff.
+    #: Weights made anew for each handoff: with the adapters merged in, or gathered from other nodes.
     MERGED = "merged"
     #: Module buffers, and whatever else engine and optimizer keep between steps.
     BUFFER = "buffer"

@@ -36,12 +36,16 @@ class Piece:
 
 @dataclass(frozen=True)
 class Weights:
-    """The policy's tensors by the names of a Hugging Face checkpoint, each once, and this rank's pieces of them."""
+    """The policy's tensors by the names of a Hugging Face checkpoint, each once, and this rank's pieces of them.
+
+    `pieces` are what it holds itself, `gathered` what it has of the ranks of other nodes.
+    """
 
     names: list[str]
     dtypes: list[str]
     shapes: list[list[int]]
     pieces: list[Piece]
+    gathered: list[Piece]
     element_bytes: list[int]
 
     @classmethod
@@ -55,6 +59,7 @@ class Weights:
         tensors: list[Part] = []
         dtypes: list[str] = []
         pieces: list[Piece] = []
+        gathered: list[Piece] = []
         element_bytes: list[int] = []
         for weight in weights:
             name, parameter = weight.name, weight.parameter
@@ -65,14 +70,23 @@ class Weights:
             piece = _piece(len(tensors), name, parameter, memory)
             if piece is not None:
                 pieces += split(piece, parts, parameter.element_size())
+            for of in () if memory.peers is None else memory.peers.pieces(parameter):
+                theirs = Piece(len(tensors), of.start, of.elements, of.address - memory.pool.base)
+                gathered += split(theirs, parts, parameter.element_size())
             tensors += parts
             dtypes += [dtype] * len(parts)
             element_bytes += [parameter.element_size()] * len(parts)
         return cls(
-            [part.name for part in tensors], dtypes, [list(part.shape) for part in tensors], pieces, element_bytes
+            [part.name for part in tensors],
+            dtypes,
+            [list(part.shape) for part in tensors],
+            pieces,
+            gathered,
+            element_bytes,
         )
 
     def to_wire(self, memory: TrainingMemory) -> Manifest:
+        pieces = self.pieces + self.gathered
         return Manifest(
             zero_stage=stage_of(memory.engine),
             dtype=cast(Dtype, Counter(self.dtypes).most_common(1)[0][0]),
@@ -80,16 +94,19 @@ class Weights:
             names=self.names,
             dtypes=self.dtypes,
             shapes=self.shapes,
-            piece_tensor=arrays.binary_u32([piece.tensor for piece in self.pieces]),
-            piece_start=arrays.binary_u64([piece.start for piece in self.pieces]),
-            piece_elements=arrays.binary_u64([piece.elements for piece in self.pieces]),
-            piece_offset=arrays.binary_u64([piece.offset_bytes for piece in self.pieces]),
+            piece_tensor=arrays.binary_u32([piece.tensor for piece in pieces]),
+            piece_start=arrays.binary_u64([piece.start for piece in pieces]),
+            piece_elements=arrays.binary_u64([piece.elements for piece in pieces]),
+            piece_offset=arrays.binary_u64([piece.offset_bytes for piece in pieces]),
             state_bytes=memory.state_bytes(),
             arena_bytes=memory.arena_bytes_needed(),
         )
 
     def checksums(self, memory: TrainingMemory) -> native.U64s:
-        """One layout-invariant checksum a tensor, over this rank's pieces."""
+        """One layout-invariant checksum a tensor, over what this rank holds, and over what its peers hold.
+
+        Each is summed where it is held, not where it was gathered. With other nodes collective over the peers.
+        """
         items = np.zeros(len(self.pieces), dtype=native.CHECKSUM_ITEM)
         for item, piece in zip(items, self.pieces, strict=True):
             item["address"] = memory.pool.base + piece.offset_bytes
@@ -97,7 +114,8 @@ class Weights:
             item["elements"] = piece.elements
             item["element_bytes"] = self.element_bytes[piece.tensor]
             item["group"] = piece.tensor
-        return native.checksum(memory.device, items, len(self.names))
+        sums = native.checksum(memory.device, items, len(self.names))
+        return sums if memory.peers is None else memory.peers.summed(sums)
 
 
 def _piece(index: int, name: str, parameter: Any, memory: TrainingMemory) -> Piece | None:

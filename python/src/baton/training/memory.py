@@ -21,16 +21,19 @@ import torch
 from baton import joining, native
 from baton.errors import BatonError
 from baton.training import deepspeed_state, sizes
+from baton.training.adapters import engine_weights
 from baton.training.arena import ArenaGrowth, own_arena
 from baton.training.away import AwayGuard
 from baton.training.backends import Backend, choose
-from baton.training.deepspeed_support import check_accelerate, check_supported
+from baton.training.deepspeed_support import check_supported
 from baton.training.first_step import FirstStep
 from baton.training.gate import Gate
 from baton.training.holdings import Holding, Holdings, Role
 from baton.training.merging import MergedWeights
 from baton.training.moves import move_in, move_out, outside
+from baton.training.nodes import Nodes, PeerGroup
 from baton.training.parking import Parking
+from baton.training.peers import PeerPartitions
 from baton.training.reports import Paused, Returned, Stage
 from baton.training.sharing import share
 
@@ -44,7 +47,7 @@ class TrainingMemory:
 
     def __init__(self, device: int | None = None, *, segment_bytes: int | None = None) -> None:
         """`device`: the GPU; None: LOCAL_RANK. `segment_bytes`: granularity of release; None: by device size."""
-        self.device = _local_rank() if device is None else device
+        self.device = local_rank() if device is None else device
         self._backend: Backend = choose()
         if segment_bytes is None:
             segment_bytes = sizes.segment_bytes(native.device_memory(self.device)[1])
@@ -61,6 +64,8 @@ class TrainingMemory:
         self._parking = Parking(self.pool)
         #: What the engine gets of a policy with adapters in place of the weights that they change.
         self.merged: MergedWeights | None = None
+        #: What the engines of this node get of the partitions of other nodes.
+        self.peers: PeerPartitions | None = None
         #: Ranges of what never changes that one rank of the node keeps in host memory for all.
         self._shared: set[tuple[int, int]] = set()
         self._paused: Stage | None = None
@@ -110,6 +115,8 @@ class TrainingMemory:
         if self.merged is None:
             with self:
                 self.merged = MergedWeights.of(engine.module)
+        if self.peers is None and deepspeed_state.stage_of(engine) == 3:
+            self._hold_peers_partitions(engine)
         self.gate.guard(engine)
         if torch.distributed.is_initialized():
             # The process group keeps the tensor of its last barrier, which may be one of the construction.
@@ -128,6 +135,13 @@ class TrainingMemory:
             self._arena.settle(self.arena_bytes_needed())
         return holdings
 
+    def _hold_peers_partitions(self, engine: Any) -> None:
+        """Collective."""
+        group = PeerGroup.of(Nodes.find())
+        if group is not None:
+            with self:
+                self.peers = PeerPartitions(list(engine_weights(engine.module)), self.merged, group)
+
     def _share_frozen(self) -> None:
         """Collective."""
         never_changed = self._holdings.of(Role.FROZEN, Role.REFERENCE)
@@ -144,7 +158,7 @@ class TrainingMemory:
         self._away_guard.remove()
         self._parking.bring_back()
         self._engine, self._frozen, self._first_step, self._unknown = None, (), None, []
-        self._holdings, self.merged = Holdings(()), None
+        self._holdings, self.merged, self.peers = Holdings(()), None, None
         self._shared = set()
 
     @property
@@ -169,7 +183,7 @@ class TrainingMemory:
         """Looks at engine and optimizer again; afterwards all their state is in the pool, and nothing else."""
         self._holdings = Holdings(())  # it keeps storages alive that are state no more
         self._backend.settle()
-        found = deepspeed_state.training_tensors(self._engine, self._frozen, self.merged)
+        found = deepspeed_state.training_tensors(self._engine, self._frozen, self.merged, self.peers)
         # Optimizers keep counters on the CPU, and a reference model may live there: nothing to give to an engine.
         holdings = Holdings(label for label in found if label.tensor.device.type in (self._backend.device_type, "cuda"))
         wrong = outside(holdings, self.pool)
@@ -223,9 +237,11 @@ class TrainingMemory:
         for other in self._frozen:
             deepspeed_state.let_go_of_gathered(other)
         holdings = self._adopt()
+        self._parking.bring_back(self._ranges(Role.MERGED))
         if self.merged is not None:
-            self._parking.bring_back(self._ranges(Role.MERGED))
             self.merged.merge()
+        if self.peers is not None:
+            self.peers.gather()
         return holdings
 
     def pause(
@@ -356,31 +372,7 @@ class TrainingMemory:
         return deepspeed_state.state_bytes(self._engine)
 
 
-_current: TrainingMemory | None = None
-
-
-def training_memory(*, segment_bytes: int | None = None) -> TrainingMemory:
-    """The training memory of this process, made at the first call, as a context: what torch allocates inside of it
-    can be released during generation. `segment_bytes` (first call only): see `TrainingMemory`.
-
-    In a run this is where a rank joins it: the call returns when every engine has started and sleeps, so that
-    the two never build their memory on the same GPU at the same time.
-    """
-    global _current
-    if _current is None:
-        joining.join_early(_local_rank())
-        _current = TrainingMemory(segment_bytes=segment_bytes)
-        _current.take_arena()
-    check_accelerate()
-    return _current
-
-
-def current() -> TrainingMemory | None:
-    """The training memory of this process, if `training_memory()` was ever called."""
-    return _current
-
-
-def _local_rank() -> int:
+def local_rank() -> int:
     return int(os.environ.get("LOCAL_RANK", "0"))
 
 

@@ -7,7 +7,6 @@ instead of 120. Which storages are alike is found out by checksum, so it does no
 from __future__ import annotations
 
 import os
-import socket
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ import torch.distributed as dist
 
 from baton import native
 from baton.training.holdings import Holding
+from baton.training.nodes import whereabouts
 
 #: Pieces start at multiples of this, so that copies run on whole cache lines.
 _ALIGNMENT_BYTES = 512
@@ -105,16 +105,12 @@ class _Node:
 
 def _same_node(keys: list[Any]) -> _Node:
     """Collective."""
-    where = f"{socket.gethostname()} {os.stat('/proc/self/ns/pid').st_ino} {_boot()}"
+    # Of other containers the process ids are not known.
+    where = f"{whereabouts()} {os.stat('/proc/self/ns/pid').st_ino}"
     found: list[Any] = [None] * dist.get_world_size()
     dist.all_gather_object(found, (where, keys))
     ranks = [rank for rank, (theirs, _) in enumerate(found) if theirs == where]
     return _Node(ranks, ranks.index(dist.get_rank()), [found[rank][1] for rank in ranks])
-
-
-def _boot() -> str:
-    with open("/proc/sys/kernel/random/boot_id") as file:
-        return file.read().strip()
 
 
 def _pieces(storages: list[_Storage]) -> tuple[native.Array, int]:

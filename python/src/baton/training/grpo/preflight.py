@@ -1,8 +1,9 @@
 """`python -m baton.training.grpo.preflight --ranks N --folder DIR [--model-length N]`: a plan, before any GPU is used.
 
 Reads the recipe's `grpo` part as JSON from standard input. Writes a file from which the ranks work (at last
-OUTPUT/grpo.json), and one line of JSON to standard output: `{"optionsFile", "problems", "heldOut", "resumeAt"}`, or
-`{"error": {...}}` with exit code 1. With `--describe` it prints the help of all options instead.
+OUTPUT/grpo.json), and one line of JSON to standard output: `{"optionsFile", "problems", "heldOut", "resumeAt",
+"facts"}`, or `{"error": {...}}` with exit code 1. `facts`: what must be the same on every node, beside the recipe, by
+name. With `--describe` it prints the help of all options instead.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import socket
 import sys
 from pathlib import Path
 from typing import Any
@@ -18,7 +20,8 @@ from baton.errors import BatonError
 from baton.training.grpo.options import describe
 
 FILE = "grpo.json"
-#: Until the ranks have read it: another start in the same folder, which will be refused, must not write over it.
+#: Until the ranks have read it: another start in the same folder, which will be refused, must not write over it. Every
+#: node of a run has a draft of its own, and all may write into one folder.
 _DRAFT = ".grpo-"
 
 
@@ -37,7 +40,7 @@ def preflight(grpo: dict[str, Any], folder: Path, ranks: int, model_length: int 
     output = Path(plan.options.output)
     if plan.options.resume == "auto" and plan.checkpoint is None:
         _say(f"there is no whole checkpoint in {output / 'checkpoints'}: the run starts anew")
-    file = output / f"{_DRAFT}{os.getpid()}.json"
+    file = output / f"{_DRAFT}{socket.gethostname()}-{os.getpid()}.json"
     try:
         output.mkdir(parents=True, exist_ok=True)
         written = {"grpo": grpo, "folder": str(folder.resolve()), "modelLength": model_length}
@@ -55,11 +58,16 @@ def preflight(grpo: dict[str, Any], folder: Path, ranks: int, model_length: int 
         "problems": len(plan.problems),
         "heldOut": len(plan.held_out),
         "resumeAt": None if plan.checkpoint is None else plan.checkpoint.step,
+        "facts": {
+            "problems": plan.identity["problems"],
+            "weights to start from": plan.identity["start"],
+            "checkpoint to go on from": "none" if plan.checkpoint is None else f"step {plan.checkpoint.step}",
+        },
     }
 
 
 def settle(file: Path) -> None:
-    """Gives the options of a run that has begun their name for people. When every rank has read them."""
+    """Gives the options of a run that has begun their name for people. Once a node, when every rank has read them."""
     if file.name.startswith(_DRAFT):
         file.replace(file.with_name(FILE))
 

@@ -1,0 +1,172 @@
+/** Two nodes in one run, each with a controller, engines and light ranks of its own. */
+import { existsSync } from "node:fs";
+import { join } from "node:path";
+import { describe, expect, it } from "vitest";
+import type { NodePhase } from "../../src/phases/commands.js";
+import { eventsOf } from "../../src/report/events.js";
+import { type Baton, fixtures, processesWith, withFolder } from "./baton.js";
+import { type LightOptions, limited, python } from "./light.js";
+import { allGone, errorCodes, GONE_MS, nowMs } from "./remains.js";
+import { freePorts, lightNode, pidOf } from "./two-nodes.js";
+
+const all = process.env.BATON_ALL_RECIPES === "1";
+const PHASES = ["train", "arrive", "release", "wake", "plan", "sync", "cache", "generate", "sleep", "resume"] as const;
+const NOTICED_MS = 1_000;
+/** Two runs each, on two cores. */
+const atOnce = limited(2);
+
+/** Both nodes; `options` by node. */
+async function twoNodes<T>(
+  options: (node: number) => LightOptions,
+  use: (nodes: readonly [Baton, Baton], folder: string) => Promise<T>,
+): Promise<T> {
+  return atOnce(() =>
+    withFolder(async (folder) => {
+      const port = await freePorts();
+      const nodes = [lightNode(folder, 0, port, options(0)), lightNode(folder, 1, port, options(1))] as const;
+      try {
+        const result = await use(nodes, folder);
+        expect(processesWith(folder)).toEqual([]);
+        return result;
+      } finally {
+        await Promise.all(nodes.map((node) => node.dispose()));
+      }
+    }),
+  );
+}
+
+describe("two nodes", () => {
+  it("train together, and node 0 reports for both", async () => {
+    await twoNodes(
+      () => ({ environment: { BATON_NODES_KEY: "a secret" } }),
+      async (nodes) => {
+        for (const node of nodes) {
+          const ended = await node.ended;
+          expect(ended, ended.output).toMatchObject({ code: 0 });
+        }
+        const summary = nodes[0].summary();
+        expect(summary).toMatchObject({ topology: { ranks: 2 }, handoffs: { toGeneration: 3 } });
+        expect(summary.nodes).toMatchObject({
+          count: 2,
+          each: [
+            { node: 0, folder: nodes[0].out, summary: { exit: { code: 0 }, handoffs: { toGeneration: 3 } } },
+            {
+              node: 1,
+              folder: nodes[1].out,
+              summary: { exit: { code: 0 }, handoffs: { toTraining: 3 } },
+            },
+          ],
+          totals: { reported: 2, gpus: 4, ranks: 4, engines: 2, left: { processes: 0, deviceBytes: 0 } },
+        });
+        expect(summary.nodes?.totals.weightChecksumsPassed).toBeGreaterThan(summary.checks.weightChecksumsPassed);
+        const [here, there] = nodes.map((node) => eventsOf(node.events(), "started")[0]?.nodes);
+        expect(here).toMatchObject({ node: 0, count: 2 });
+        expect(there).toEqual({ ...here, node: 1 });
+      },
+    );
+  });
+});
+
+type Victim = "rank 1" | "controller";
+
+/** Kills something of one node in a phase of its second handoff: both nodes end, each with one error. */
+async function killed(phase: NodePhase, hit: number, victim: Victim): Promise<void> {
+  await twoNodes(
+    () => ({ steps: 60, pauseSeconds: 0.15 }),
+    async (nodes, folder) => {
+      const [here, there] = hit === 0 ? nodes : ([nodes[1], nodes[0]] as const);
+      // Plans are made once, before the first sync.
+      const nth = phase === "plan" ? 1 : 2;
+      await here.event(() => eventsOf(here.events(), "phase").filter(({ to }) => to === phase).length === nth);
+      const pid = victim === "controller" ? here.pid : pidOf(here, victim);
+      const at = nowMs();
+      process.kill(pid, "SIGKILL");
+      const [victims, others] = await Promise.all([here.ended, there.ended]);
+      expect(nowMs() - at, "ended after ms").toBeLessThan(GONE_MS);
+      await allGone(folder, GONE_MS);
+      const told = victim === "controller" ? /^NODE_LOST$/ : /^NODE_FAILED$/;
+      expect(errorCodes(others.output), others.output).toEqual([expect.stringMatching(told)]);
+      expect(others.output).toContain(`node ${hit}`);
+      expect(others.code).toBe(1);
+      const end = eventsOf(there.events(), "phase").find(({ to }) => to === "end");
+      expect((end?.monotonicMs ?? Number.POSITIVE_INFINITY) - at, "noticed after ms").toBeLessThan(NOTICED_MS);
+      expect(there.summary().left).toEqual({ processes: 0, deviceBytes: 0 });
+      if (victim === "controller") return;
+      const own = expect.stringMatching(/^(RANK_DIED|LAUNCHER_FAILED)$/);
+      expect(errorCodes(victims.output), victims.output).toEqual([own]);
+      expect(victims.code).toBeGreaterThan(0);
+      expect(nodes[0].summary().nodes?.each.map(({ summary }) => summary?.exit.reason)).toEqual(["failed", "failed"]);
+    },
+  );
+}
+
+describe("what dies on one node ends the run on both", { timeout: 300_000 }, () => {
+  type Case = [NodePhase, number, Victim];
+  const some: Case[] = [
+    ["sync", 1, "rank 1"],
+    ["generate", 0, "controller"],
+    ["train", 1, "controller"],
+  ];
+  const every = PHASES.flatMap((phase) =>
+    [0, 1].flatMap((node) => (["rank 1", "controller"] as const).map((victim): Case => [phase, node, victim])),
+  );
+  it.concurrent.each(all ? every : some)("in %s, of node %i: %s", (...one) => killed(...one));
+});
+
+type Refusal = readonly [code: string, ...words: string[]];
+
+/** Both are refused at the start, before any engine or rank: what each says. */
+async function refused(says: readonly [Refusal, Refusal], options: (node: number) => LightOptions): Promise<void> {
+  await twoNodes(options, async (nodes) => {
+    for (const [node, baton] of nodes.entries()) {
+      const { output, code } = await baton.ended;
+      const [expected, ...words] = says[node] as Refusal;
+      expect(errorCodes(output), output).toEqual([expected]);
+      for (const word of words) expect(output).toContain(word);
+      expect(code).toBe(1);
+      expect(existsSync(join(baton.out, "events.jsonl"))).toBe(false);
+    }
+  });
+}
+
+describe("nodes that do not fit together are refused at the start", () => {
+  it.concurrent("with different recipes: on both, by what differs and where", () => {
+    const says: Refusal = ["NODES_DIFFER", "deadlines.syncMs: 60000 on node 0", "1234 on node 1"];
+    return refused([says, says], (node) => ({ set: node === 1 ? ["deadlines.syncMs=1234"] : [] }));
+  });
+
+  it.concurrent("with different keys: the stranger at once, the other for want of the right one", () =>
+    refused([["NODE_MISSING", "node 1", "another key"], ["NODES_KEY_DIFFERS"]], (node) => ({
+      environment: { BATON_NODES_KEY: `key ${node}` },
+      set: ["nodes.meetMs=3000"],
+    })));
+
+  it("or, where the launchers were not told of each other, when the first rank says so", async () => {
+    const alone = [python, join(fixtures, "light_launcher.py"), "2"];
+    await twoNodes(
+      () => ({ command: alone }),
+      async (nodes) => {
+        for (const node of nodes) {
+          const { output, code } = await node.ended;
+          expect(errorCodes(output), output).toEqual(["NODES_RANKS_DIFFER"]);
+          expect(code).toBe(1);
+        }
+      },
+    );
+  });
+
+  it("because of something of one node alone: the other hears of it", async () => {
+    const long = `/tmp/${"x".repeat(120)}`;
+    await twoNodes(
+      (node) => (node === 1 ? { environment: { XDG_RUNTIME_DIR: long, TMPDIR: long } } : {}),
+      async ([first, second]) => {
+        expect(errorCodes((await second.ended).output)).toEqual(["SOCKET_PATH_TOO_LONG"]);
+        const { output, code } = await first.ended;
+        expect(errorCodes(output), output).toEqual(["NODE_FAILED"]);
+        expect(output).toContain("node 1 ended the run: SOCKET_PATH_TOO_LONG");
+        expect(code).toBe(1);
+        expect(first.summary().nodes?.totals).toMatchObject({ reported: 1, left: { processes: null } });
+      },
+    );
+  });
+});

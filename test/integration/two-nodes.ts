@@ -1,0 +1,57 @@
+/** Two nodes on one machine: two controllers, each with stand-in GPUs, a socket folder and a run folder of its own. */
+import { mkdirSync } from "node:fs";
+import { createServer } from "node:net";
+import { join } from "node:path";
+import { eventsOf } from "../../src/report/events.js";
+import { type Baton, fixtures } from "./baton.js";
+import { type LightOptions, lightRun, partOf, python } from "./light.js";
+
+/** The first of two ports that nobody listens on, one after the other. */
+export async function freePorts(): Promise<number> {
+  for (;;) {
+    const first = await listenOn(0);
+    if (first !== null && first < 65_000 && (await listenOn(first + 1)) !== null) return first;
+  }
+}
+
+function listenOn(port: number): Promise<number | null> {
+  return new Promise((resolve) => {
+    const server = createServer();
+    server.once("error", () => resolve(null));
+    server.listen(port, () => {
+      const address = server.address();
+      server.close(() => resolve(address !== null && typeof address === "object" ? address.port : null));
+    });
+  });
+}
+
+/** The keys of a recipe that say which node this is. */
+export function placed(node: number, port: number, count = 2): string[] {
+  return [`nodes.count=${count}`, `nodes.rank=${node}`, "nodes.address=127.0.0.1", `nodes.port=${port}`];
+}
+
+export function folderOf(folder: string, node: number): string {
+  const own = join(folder, String(node));
+  mkdirSync(own, { recursive: true });
+  return own;
+}
+
+/** One light node of two. */
+export function lightNode(folder: string, node: number, port: number, options: LightOptions = {}): Baton {
+  const ranks = options.ranks ?? 2;
+  return lightRun(folderOf(folder, node), {
+    ...options,
+    part: partOf(node),
+    set: [...placed(node, port), "nodes.meetMs=20000", ...(options.set ?? [])],
+    command: options.command ?? [python, join(fixtures, "light_launcher.py"), String(ranks), String(node), "2"],
+  });
+}
+
+/** The process of a client, which has connected. */
+export function pidOf(baton: Baton, name: string): number {
+  const found = eventsOf(baton.events(), "process").find(
+    ({ process, what }) => process === name && what === "connected",
+  );
+  if (found === undefined) throw new Error(`${name} has not connected`);
+  return found.pid;
+}
