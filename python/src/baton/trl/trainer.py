@@ -12,6 +12,7 @@ from collections.abc import Generator
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
+import torch.distributed as dist
 from trl.trainer import grpo_trainer
 from trl.trainer.grpo_config import GRPOConfig
 from trl.trainer.grpo_trainer import GRPOTrainer
@@ -71,7 +72,7 @@ class BatonGRPOTrainer(GRPOTrainer):
         eos_token_ids: Any = self.eos_token_ids
         if self._session is None:
             self._session = attach(self.model_wrapped, frozen=self._frozen())
-            joining.finish_at_exit(self._session.finish)
+            joining.finish_at_exit(self._finish)
             self._generation.connect(
                 self._session,
                 stop_token_ids=eos_token_ids,
@@ -84,6 +85,13 @@ class BatonGRPOTrainer(GRPOTrainer):
         """Modules that are used and never trained: the reference model, and reward models."""
         reference = [] if self.ref_model is None else [self.ref_model]
         return reference + [reward for reward in self.reward_funcs if hasattr(reward, "parameters")]
+
+    def _finish(self) -> None:
+        """When the script ends in good order; it may have evaluated or saved after the training."""
+        if self._session is not None and not self._session.closed:
+            self._session.finish()
+        if dist.is_initialized():  # gloo's threads abort a process that ends with them
+            dist.destroy_process_group()
 
     @property
     def _generation(self) -> BatonGeneration:
