@@ -121,10 +121,12 @@ def _enable_faulthandler() -> None:
 
 def _leave() -> None:
     """At the end of the interpreter. Whoever was interrupted says nothing: the controller was too, and says so."""
+    global _finish
     if _connection is None or _connection.closed or _interrupted:
         return
-    if _finish is not None:
-        _finish()
+    finish, _finish = _finish, None
+    if finish is not None:
+        finish()
         return
     owed = "session.finish()" if _attached else "baton.attach(engine)"
     error = BatonError(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -133,7 +132,3 @@ def _not_neutral(name: str, value: Any, shown: str) -> list[tuple[str, str]]:
     if value in _NEUTRAL[name]:
         return []
     return [(f"{shown}={value!r}", f"{shown}={_NEUTRAL[name][1]}")]
-
-
-def local_rank() -> int:
-    return int(os.environ.get("LOCAL_RANK", "0"))

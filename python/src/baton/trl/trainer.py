@@ -13,6 +13,7 @@ from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch.distributed as dist
+from torch import nn
 from trl.trainer import grpo_trainer
 from trl.trainer.grpo_config import GRPOConfig
 from trl.trainer.grpo_trainer import GRPOTrainer
@@ -22,7 +23,7 @@ from baton.errors import BatonError
 from baton.session import Session, attach
 from baton.training.memory import training_memory
 from baton.trl.generation import BatonGeneration
-from baton.trl.options import honoured, local_rank, of_the_recipe
+from baton.trl.options import honoured, of_the_recipe
 
 logger = logging.getLogger(__name__)
 _SIGNATURE = inspect.signature(GRPOTrainer.__init__)
@@ -54,7 +55,7 @@ class BatonGRPOTrainer(GRPOTrainer):
                 found=type(self.processing_class).__name__,
                 action="Train a text model, or use TRL's own trainer.",
             )
-        if local_rank() == 0:
+        if self.accelerator.is_main_process:
             for line in of_the_recipe(args):
                 logger.warning(line)
 
@@ -65,26 +66,39 @@ class BatonGRPOTrainer(GRPOTrainer):
 
     # ---- building and joining ---------------------------------------------------------------------------
 
+    def train(self, *args: Any, **named: Any) -> Any:
+        """As TRL's. Once: DeepSpeed's engine is built in it, and a run has one. Raises BatonError WRONG_STATE."""
+        if self._session is not None:
+            raise BatonError(
+                "WRONG_STATE",
+                "train() was called a second time.",
+                expected="one training in a run",
+                found="a DeepSpeed engine that is part of the run already",
+                action="Start another run with resume_from_checkpoint.",
+            )
+        result = super().train(*args, **named)
+        # Not before: a rank that leaves in the middle of the training is an error.
+        joining.finish_at_exit(self._finish)
+        return result
+
     def _prepare_for_training(self, *args: Any, **named: Any) -> Any:
         """Where transformers makes DeepSpeed's engine and loads a checkpoint into it."""
         with training_memory():
             prepared = super()._prepare_for_training(*args, **named)
         eos_token_ids: Any = self.eos_token_ids
-        if self._session is None:
-            self._session = attach(self.model_wrapped, frozen=self._frozen())
-            joining.finish_at_exit(self._finish)
-            self._generation.connect(
-                self._session,
-                stop_token_ids=eos_token_ids,
-                seed=self.args.seed,
-                timeout_seconds=self.args.ddp_timeout,
-            )
+        self._session = attach(self.model_wrapped, frozen=self._frozen())
+        self._generation.connect(
+            self._session,
+            stop_token_ids=eos_token_ids,
+            seed=self.args.seed,
+            timeout_seconds=self.args.ddp_timeout,
+        )
         return prepared
 
     def _frozen(self) -> list[Any]:
         """Modules that are used and never trained: the reference model, and reward models."""
         reference = [] if self.ref_model is None else [self.ref_model]
-        return reference + [reward for reward in self.reward_funcs if hasattr(reward, "parameters")]
+        return reference + [reward for reward in self.reward_funcs if isinstance(reward, nn.Module)]
 
     def _finish(self) -> None:
         """When the script ends in good order; it may have evaluated or saved after the training."""
@@ -118,7 +132,7 @@ class BatonGRPOTrainer(GRPOTrainer):
             return super()._get_per_token_logps_and_entropies(model, *args, **named)
 
     def _calculate_rewards(self, *args: Any, **named: Any) -> Any:
-        with self._reference() if any(hasattr(each, "parameters") for each in self.reward_funcs) else nullcontext():
+        with self._reference() if any(isinstance(each, nn.Module) for each in self.reward_funcs) else nullcontext():
             return super()._calculate_rewards(*args, **named)
 
     def _reference(self) -> Any:
@@ -135,7 +149,13 @@ class BatonGRPOTrainer(GRPOTrainer):
 
 
 #: TRL's names of the figures that Baton's progress line and report show, and Baton's.
-_FIGURES = {"reward": "reward", "loss": "loss", "kl": "kl", "clip_ratio/region_mean": "clipFraction"}
+_FIGURES = {
+    "reward": "reward",
+    "eval_reward": "heldOut",
+    "loss": "loss",
+    "kl": "kl",
+    "clip_ratio/region_mean": "clipFraction",
+}
 
 
 @contextmanager
