@@ -30,6 +30,7 @@ const WELCOME: FromController = {
   silenceSeconds: 30,
   engines: 1,
   tensorParallel: CLIENTS,
+  maxModelLength: 64,
   logprobSequences: 0,
   verifyFrozen: 0,
 };

@@ -33,6 +33,7 @@ export interface RunFacts {
   readonly run: string;
   readonly simulated: boolean;
   readonly silenceSeconds: number;
+  readonly maxModelLength: number;
   readonly logprobSequences: number;
   readonly verifyFrozen: number;
 }
@@ -253,6 +254,7 @@ export class BatonNode implements ServerHandlers {
       silenceSeconds: facts.silenceSeconds,
       engines: config.engines,
       tensorParallel: config.tensorParallel,
+      maxModelLength: facts.maxModelLength,
       logprobSequences: facts.logprobSequences,
       verifyFrozen: facts.verifyFrozen,
     };

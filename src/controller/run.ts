@@ -207,6 +207,7 @@ async function run(
       run: name,
       simulated: nvml.simulated,
       silenceSeconds: stoppedDeadlineMs / 1000 + 5,
+      maxModelLength: recipe.engine.maxModelLength,
       logprobSequences: recipe.checks.logprobSequences,
       verifyFrozen: recipe.checks.verifyFrozen,
     },

@@ -5,7 +5,7 @@
 #
 # Needs python3 with torch (CUDA), deepspeed, transformers, nvidia-ml-py and numpy; a built libbaton (BATON_LIBRARY,
 # or build/Release of the checkout); nvcc for DeepSpeed's FusedAdam. About five minutes on an H200. The checks of whole
-# runs (node, handoffs, kills, grpo, eval: half an hour more) need vLLM, Node.js, a built checkout, and in BATON_CHECK_MODEL a
+# runs (node, handoffs, kills, grpo, eval, trl: 50 minutes more; trl needs TRL 1.16) need vLLM, Node.js, a built checkout, and in BATON_CHECK_MODEL a
 # folder with SmolLM2-135M-Instruct; without these they are named as not run. The vLLM adapter by itself: vllm.sh.
 set -u
 here=$(cd "$(dirname "$0")" && pwd)
@@ -57,6 +57,7 @@ whole node node_check.py
 whole handoffs handoffs_check.py
 whole kills kill_check.py
 whole grpo grpo_check.py
+whole trl trl_check.py
 # `baton eval` against a plain loop needs GSM8K's test.jsonl in BATON_CHECK_DATA.
 if [ -n "${BATON_CHECK_DATA:-}" ]; then
   whole eval eval_check.py --data "$BATON_CHECK_DATA"

@@ -11,6 +11,7 @@ import atexit
 import faulthandler
 import os
 import sys
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from types import TracebackType
@@ -33,6 +34,7 @@ _arena: ArenaGiven | None = None
 _hooked = False
 _attached = False
 _interrupted = False
+_finish: Callable[[], None] | None = None
 
 
 def join(gpu: int) -> Connection:
@@ -77,6 +79,15 @@ def attached() -> None:
     _attached = True
 
 
+def finish_at_exit(finish: Callable[[], None]) -> None:
+    """Instead of an error about a missing `session.finish()`, call it when the script ends in good order.
+
+    For trainers whose scripts know nothing of Baton, and may evaluate or save after the training.
+    """
+    global _finish
+    _finish = finish
+
+
 def _hook_exceptions() -> None:
     """An exception that ends the script is told to the controller before its traceback is printed.
 
@@ -110,7 +121,12 @@ def _enable_faulthandler() -> None:
 
 def _leave() -> None:
     """At the end of the interpreter. Whoever was interrupted says nothing: the controller was too, and says so."""
+    global _finish
     if _connection is None or _connection.closed or _interrupted:
+        return
+    finish, _finish = _finish, None
+    if finish is not None:
+        finish()
         return
     owed = "session.finish()" if _attached else "baton.attach(engine)"
     error = BatonError(

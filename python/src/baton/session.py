@@ -78,6 +78,16 @@ class Session:
         return int(self._memory.engine.global_steps)
 
     @property
+    def closed(self) -> bool:
+        """Whether this rank's part in the run has ended."""
+        return self._connection.closed
+
+    @property
+    def max_model_length(self) -> int:
+        """The longest prompt plus completion that the engines can take, in tokens."""
+        return self._connection.welcome.max_model_length
+
+    @property
     def memory(self) -> TrainingMemory:
         return self._memory
 

@@ -19,6 +19,7 @@ def welcome(**changes: Any) -> Welcome:
         "silence_seconds": 30.0,
         "engines": 1,
         "tensor_parallel": 1,
+        "max_model_length": 64,
         "logprob_sequences": 0,
         "verify_frozen": 2,
     }

@@ -132,6 +132,7 @@ class Run:
                     silence_seconds=self.silence_seconds,
                     engines=1,
                     tensor_parallel=1,
+                    max_model_length=64,
                     logprob_sequences=0,
                     verify_frozen=0,
                 )

@@ -24,6 +24,8 @@ export const welcome = z.object({
   silenceSeconds: seconds,
   engines: count,
   tensorParallel: count,
+  /** Longest prompt plus completion that the engines can take, in tokens. */
+  maxModelLength: z.int().min(1),
   /** For ranks: on how many sequences to compare logprobs after a sync; 0: on none. */
   logprobSequences: count,
   /** Verify frozen segments on the first so many resumes. */

@@ -292,6 +292,8 @@ class Welcome(msgspec.Struct, kw_only=True, rename="camel", tag="welcome", tag_f
     silence_seconds: NonNegative
     engines: Count
     tensor_parallel: Count
+    #: Longest prompt plus completion that the engines can take, in tokens.
+    max_model_length: Positive
     #: For ranks: on how many sequences to compare logprobs after a sync; 0: on none.
     logprob_sequences: Count
     #: Verify frozen segments on the first so many resumes.

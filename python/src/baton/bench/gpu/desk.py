@@ -159,6 +159,7 @@ class Desk:
                 silence_seconds=SILENCE_SECONDS,
                 engines=1,
                 tensor_parallel=1,
+                max_model_length=MAX_LENGTH if not simulated() else 64,
                 logprob_sequences=0,
                 verify_frozen=0,
             )

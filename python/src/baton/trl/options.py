@@ -1,0 +1,134 @@
+"""What of TRL's options Baton's engines can do, and errors for what they cannot, before anything is built."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from typing import Any
+
+from trl import __version__ as trl_version
+from trl.trainer.grpo_config import GRPOConfig
+
+from baton.completion import Sampling
+from baton.errors import BatonError
+
+#: The release line whose GRPOTrainer was read and is tested against.
+TRL_LINE = "1.16."
+
+#: Options of the vLLM that TRL would start, and the key of Baton's recipe that takes their place.
+_OF_THE_RECIPE = {
+    "vllm_tensor_parallel_size": "engine.tensorParallel",
+    "vllm_gpu_memory_utilization": "engine.cacheBytes, or engine.options.gpuMemoryUtilization",
+    "vllm_max_model_length": "engine.maxModelLength",
+    "vllm_model_impl": "engine.options.modelImpl",
+}
+
+#: Values of sampling options that change nothing; with any other one they are refused.
+_NEUTRAL: dict[str, tuple[Any, ...]] = {
+    "top_k": (None, 0, -1),
+    "min_p": (None, 0),
+    "repetition_penalty": (None, 1),
+    "n": (None, 1),
+}
+
+
+def honoured(args: GRPOConfig, *, rollout_func: Any = None) -> GRPOConfig:
+    """A copy of `args` in which generation goes through an engine, whatever `use_vllm` says.
+
+    Raises BatonError NO_CONTROLLER, UNSUPPORTED_TRL or UNSUPPORTED_TRL_OPTION, which names every such option.
+    """
+    from baton.connection import Controller
+
+    Controller.from_environment()
+    if not trl_version.startswith(TRL_LINE):
+        raise BatonError(
+            "UNSUPPORTED_TRL",
+            "BatonGRPOTrainer does not know this version of TRL.",
+            expected=f"TRL {TRL_LINE}x",
+            found=f"TRL {trl_version}",
+            action="pip install 'trl==1.16.*', or a newer Baton.",
+        )
+    if args.deepspeed_plugin is None:
+        raise BatonError(
+            "UNSUPPORTED_TRL_OPTION",
+            "The training does not use DeepSpeed, whose state is what Baton hands over.",
+            expected="DeepSpeed, ZeRO stage 1, 2 or 3",
+            found="no DeepSpeed configuration",
+            action="Start with `accelerate launch --config_file zero3.yaml train.py`, or set GRPOConfig(deepspeed=…).",
+        )
+    problems = _problems(args, rollout_func)
+    if problems:
+        raise BatonError(
+            "UNSUPPORTED_TRL_OPTION",
+            "Baton cannot honour all of TRL's options that are set.",
+            expected="; ".join(expected for _, expected in problems),
+            found="; ".join(found for found, _ in problems),
+            action="Change them in GRPOConfig; docs/from-trl.md says what applies and why.",
+        )
+    ours = copy.copy(args)
+    ours.use_vllm = True
+    return ours
+
+
+def of_the_recipe(args: GRPOConfig) -> list[str]:
+    """A line for each option that is set and that Baton's recipe decides instead."""
+    defaults = {name: GRPOConfig.__dataclass_fields__[name].default for name in _OF_THE_RECIPE}
+    return [
+        f"{name}={getattr(args, name)!r} has no effect: {key} in the recipe decides"
+        for name, key in _OF_THE_RECIPE.items()
+        if getattr(args, name) != defaults[name]
+    ]
+
+
+def sampling_of(
+    settings: Mapping[str, Any], generation_kwargs: Mapping[str, Any], stop_token_ids: tuple[int, ...], seed: int
+) -> Sampling:
+    """One completion of each prompt. `settings`: temperature, top_p and max_tokens; `generation_kwargs` go before.
+
+    Those are in vLLM's words, and in transformers' where they say the same. `stop_token_ids` are the model's.
+    """
+    more = dict(generation_kwargs)
+    greedy = more.get("do_sample") is False
+    return Sampling(
+        max_tokens=more.get("max_tokens", more.get("max_new_tokens", settings["max_tokens"])),
+        temperature=0.0 if greedy else more.get("temperature", settings["temperature"]),
+        top_p=more.get("top_p", settings["top_p"]),
+        stop_token_ids=(*stop_token_ids, *(more.get("stop_token_ids") or ())),
+        seed=seed,
+    )
+
+
+#: What `sampling_of` understands.
+_UNDERSTOOD = frozenset({"do_sample", "max_tokens", "max_new_tokens", "temperature", "top_p", "stop_token_ids"})
+
+
+def _problems(args: GRPOConfig, rollout_func: Any) -> list[tuple[str, str]]:
+    """(found, expected) of each option that cannot be honoured."""
+    found: list[tuple[str, str]] = []
+    if args.vllm_mode != "colocate":
+        found.append((f"vllm_mode={args.vllm_mode!r}", "vllm_mode='colocate': the engines share the ranks' GPUs"))
+    if args.vllm_structured_outputs_regex is not None:
+        found.append(("vllm_structured_outputs_regex", "none: the engines sample freely"))
+    if args.use_transformers_continuous_batching:
+        found.append(("use_transformers_continuous_batching=True", "False: Baton's engines generate"))
+    if args.sync_ref_model:
+        found.append(("sync_ref_model=True", "False: a reference model is saved once and never written again"))
+    if args.cast_lm_head_to_fp32:
+        found.append(("cast_lm_head_to_fp32=True", "False: the engine's weights are all of one type"))
+    if rollout_func is not None:
+        found.append(("rollout_func", "none: generation goes through TRL's own loop, tools and environments too"))
+    for name in ("top_k", "min_p", "repetition_penalty"):
+        found += _not_neutral(name, getattr(args, name), name)
+    kwargs: Any = args.generation_kwargs or {}
+    for name, value in kwargs.items():
+        if name in _NEUTRAL:
+            found += _not_neutral(name, value, f"generation_kwargs[{name!r}]")
+        elif name not in _UNDERSTOOD:
+            found.append((f"generation_kwargs[{name!r}]", f"only {', '.join(sorted(_UNDERSTOOD))}"))
+    return found
+
+
+def _not_neutral(name: str, value: Any, shown: str) -> list[tuple[str, str]]:
+    if value in _NEUTRAL[name]:
+        return []
+    return [(f"{shown}={value!r}", f"{shown}={_NEUTRAL[name][1]}")]

@@ -1,0 +1,128 @@
+"""Which of TRL's options go through, which are refused by name, and what the engines are asked for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from trl import GRPOConfig
+
+from baton import BatonError
+from baton.trl import options
+from baton.trl.generation import BatonGeneration
+
+
+def config(tmp_path: Path, **more: Any) -> GRPOConfig:
+    return GRPOConfig(output_dir=str(tmp_path), use_cpu=True, bf16=False, report_to="none", **more)
+
+
+@pytest.fixture
+def in_a_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BATON_SOCKET", "/nowhere")
+    monkeypatch.setenv("BATON_TOKEN", "token")
+
+
+def refused(args: GRPOConfig, **more: Any) -> BatonError:
+    args.deepspeed_plugin = SimpleNamespace()  # pyright: ignore
+    with pytest.raises(BatonError) as caught:
+        options.honoured(args, **more)
+    return caught.value
+
+
+def test_outside_of_a_run_the_error_says_how_to_start_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("BATON_SOCKET", raising=False)
+    error = refused(config(tmp_path))
+    assert error.code == "NO_CONTROLLER"
+    assert "baton run" in error.action
+
+
+@pytest.mark.usefixtures("in_a_run")
+def test_without_deepspeed_there_is_nothing_to_hand_over(tmp_path: Path) -> None:
+    with pytest.raises(BatonError, match="DeepSpeed") as caught:
+        options.honoured(config(tmp_path))
+    assert caught.value.code == "UNSUPPORTED_TRL_OPTION"
+
+
+@pytest.mark.usefixtures("in_a_run")
+@pytest.mark.parametrize(
+    ("more", "named"),
+    [
+        ({"vllm_mode": "server"}, "vllm_mode='server'"),
+        ({"vllm_structured_outputs_regex": "a+"}, "vllm_structured_outputs_regex"),
+        ({"use_transformers_continuous_batching": True}, "use_transformers_continuous_batching"),
+        ({"sync_ref_model": True, "beta": 0.1}, "sync_ref_model"),
+        ({"cast_lm_head_to_fp32": True}, "cast_lm_head_to_fp32"),
+        ({"top_k": 5}, "top_k=5"),
+        ({"min_p": 0.1}, "min_p=0.1"),
+        ({"repetition_penalty": 1.1}, "repetition_penalty=1.1"),
+        ({"generation_kwargs": {"top_k": 3}}, "generation_kwargs['top_k']=3"),
+        ({"generation_kwargs": {"bad_words": ["x"]}}, "generation_kwargs['bad_words']"),
+    ],
+)
+def test_what_no_engine_honours_is_refused_by_name(tmp_path: Path, more: dict[str, Any], named: str) -> None:
+    error = refused(config(tmp_path, **more))
+    assert error.code == "UNSUPPORTED_TRL_OPTION"
+    assert error.found.startswith(named)
+
+
+@pytest.mark.usefixtures("in_a_run")
+def test_all_that_is_refused_is_named_at_once(tmp_path: Path) -> None:
+    error = refused(config(tmp_path, top_k=5, min_p=0.1), rollout_func=print)
+    assert error.found == "rollout_func; top_k=5; min_p=0.1"
+
+
+@pytest.mark.usefixtures("in_a_run")
+def test_generation_goes_through_the_engines_and_the_users_arguments_stay(tmp_path: Path) -> None:
+    args = config(tmp_path, top_k=0, min_p=0.0, generation_kwargs={"repetition_penalty": 1.0, "max_tokens": 3})
+    args.deepspeed_plugin = SimpleNamespace()  # pyright: ignore
+    ours = options.honoured(args)
+    assert ours.use_vllm
+    assert not args.use_vllm
+
+
+def test_what_the_recipe_decides_is_said(tmp_path: Path) -> None:
+    assert options.of_the_recipe(config(tmp_path)) == []
+    (line,) = options.of_the_recipe(config(tmp_path, vllm_tensor_parallel_size=4))
+    assert "vllm_tensor_parallel_size=4" in line
+    assert "engine.tensorParallel" in line
+
+
+SETTINGS = {"temperature": 0.9, "top_p": 0.8, "max_tokens": 32}
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "temperature", "most", "stop"),
+    [
+        ({}, 0.9, 32, (7,)),
+        ({"do_sample": False}, 0.0, 32, (7,)),
+        ({"do_sample": True, "max_new_tokens": 5}, 0.9, 5, (7,)),
+        ({"temperature": 0.5, "stop_token_ids": [3], "max_tokens": 4}, 0.5, 4, (7, 3)),
+    ],
+)
+def test_generation_kwargs_go_before_the_configuration(
+    kwargs: dict[str, Any], temperature: float, most: int, stop: tuple[int, ...]
+) -> None:
+    found = options.sampling_of(SETTINGS, kwargs, (7,), 1)
+    assert (found.temperature, found.top_p, found.max_tokens, found.stop_token_ids) == (temperature, 0.8, most, stop)
+
+
+def test_seeds_are_the_same_on_every_rank_and_different_at_every_call() -> None:
+    def seeds(epochs: list[int]) -> list[int | None]:
+        given = {"temperature": 1.0, "top_p": 1.0, "max_completion_length": 8, "generation_kwargs": None}
+        generation = BatonGeneration(**given)
+        return [generation._next_sampling(epoch).seed for epoch in epochs]
+
+    first = seeds([0, 0, 1, 1, 2])
+    assert first == seeds([0, 0, 1, 1, 2])
+    assert len(set(first)) == 5
+    # A training that is resumed at step 1 draws what it would have drawn.
+    assert seeds([1, 1, 2]) == first[2:]
+
+
+def test_generation_before_the_training_is_an_error_that_says_so() -> None:
+    generation = BatonGeneration(temperature=1.0, top_p=1.0, max_completion_length=8, generation_kwargs=None)
+    with pytest.raises(BatonError) as caught:
+        generation.generate([[1]], None, 1)
+    assert caught.value.code == "NOT_TRAINING"

@@ -1,0 +1,118 @@
+"""SmolLM2-135M-Instruct learns sums with GRPO: by TRL with its own vLLM on the same GPU (colocate), or by Baton.
+
+    torchrun --nproc_per_node 1 trl_train.py --model FOLDER --out FOLDER --trainer trl
+    baton run recipe.yaml -- torchrun --nproc_per_node 1 trl_train.py --model FOLDER --out FOLDER --trainer baton
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import time
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset
+from smollm2 import chat, judge
+from transformers import TrainerCallback
+from trl import GRPOConfig, GRPOTrainer
+
+from baton.examples.arithmetic import Problem, held_out_problems, training_problems
+
+
+def rows(problems: list[Problem]) -> Dataset:
+    return Dataset.from_list(
+        [{"prompt": chat(each), "sum": each.prompt, "answer": each.answer} for each in problems]
+    )
+
+
+def right(completions: list[str], answer: list[str], **more: Any) -> list[float]:
+    sums = more["sum"]
+    return [judge(Problem(one, two), text) for one, two, text in zip(sums, answer, completions, strict=True)]
+
+
+class Clock(TrainerCallback):
+    """Seconds of each optimizer step, generation included."""
+
+    def __init__(self) -> None:
+        self.seconds: list[float] = []
+        self._last = 0.0
+
+    def on_train_begin(self, *_: Any, **__: Any) -> None:
+        self._last = time.monotonic()
+
+    def on_step_end(self, *_: Any, **__: Any) -> None:
+        now = time.monotonic()
+        self.seconds.append(now - self._last)
+        self._last = now
+
+
+def deepspeed_config(stage: int) -> dict[str, Any]:
+    auto = ("train_micro_batch_size_per_gpu", "gradient_accumulation_steps", "gradient_clipping")
+    return {
+        **dict.fromkeys(auto, "auto"),
+        "bf16": {"enabled": True},
+        "zero_optimization": {"stage": stage},
+        "steps_per_print": 2**31,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--model", required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--trainer", choices=("trl", "baton"), required=True)
+    parser.add_argument("--zero", type=int, default=2)
+    parser.add_argument("--steps", type=int, default=60)
+    options = parser.parse_args()
+    config = GRPOConfig(
+        output_dir=str(options.out / "output"),
+        deepspeed=deepspeed_config(options.zero),
+        bf16=True,
+        use_vllm=True,
+        vllm_mode="colocate",
+        vllm_enable_sleep_mode=True,
+        vllm_gpu_memory_utilization=0.3,
+        vllm_max_model_length=128,
+        max_completion_length=8,
+        num_generations=8,
+        per_device_train_batch_size=128,
+        per_device_eval_batch_size=512,
+        steps_per_generation=2,
+        gradient_accumulation_steps=1,
+        learning_rate=2e-5,
+        max_steps=options.steps,
+        eval_strategy="steps",
+        eval_steps=options.steps,
+        eval_on_start=True,
+        num_generations_eval=1,
+        logging_steps=1,
+        save_strategy="no",
+        report_to="none",
+        disable_tqdm=True,
+    )
+    problems = list(training_problems())
+    random.Random(0).shuffle(problems)
+    given: dict[str, Any] = {
+        "model": options.model,
+        "reward_funcs": right,
+        "args": config,
+        "train_dataset": rows(problems),
+        "eval_dataset": rows(list(held_out_problems())[:512]),
+        "callbacks": [clock := Clock()],
+    }
+    if options.trainer == "baton":
+        from baton.trl import BatonGRPOTrainer
+
+        trainer: GRPOTrainer = BatonGRPOTrainer(**given)
+    else:
+        trainer = GRPOTrainer(**given)
+    trainer.train()
+    if trainer.accelerator.is_main_process:
+        report = {"log": trainer.state.log_history, "seconds": clock.seconds}
+        (options.out / "report.json").write_text(json.dumps(report))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,160 @@
+/** BatonGRPOTrainer against TRL's GRPOTrainer, by a script in which two lines differ. */
+import { mkdirSync } from "node:fs";
+import { join } from "node:path";
+import { describe, expect, it } from "vitest";
+import { withFolder } from "./baton.js";
+import { type Log, startBaton, type Training, trainWithBaton, trainWithTrl } from "./trl.js";
+
+const ALL = process.env.BATON_ALL_RECIPES === "1";
+
+/** Every sample of a problem is the same, so that only entropy and KL move the policy. */
+const greedy = {
+  per_device_train_batch_size: 4,
+  num_generations: 4,
+  learning_rate: 1e-3,
+  generation_kwargs: { do_sample: false },
+  entropy_coef: 0.05,
+  max_steps: 10,
+};
+const lora = { r: 4, lora_alpha: 16, target_modules: ["q_proj", "v_proj", "down_proj"] };
+
+interface Pair extends Training {
+  readonly name: string;
+  readonly long?: boolean;
+}
+
+const PAIRS: readonly Pair[] = [
+  {
+    name: "ZeRO-3, a reference model, steps_per_generation 2 with accumulation 4, evaluations",
+    zero: 3,
+    config: {
+      ...greedy,
+      beta: 0.04,
+      steps_per_generation: 2,
+      gradient_accumulation_steps: 4,
+      eval_strategy: "steps",
+      eval_steps: 5,
+      per_device_eval_batch_size: 4,
+    },
+    more: { evaluate: true },
+  },
+  { name: "ZeRO-3", zero: 3, config: greedy, long: true },
+  { name: "ZeRO-2, a reference model", zero: 2, config: { ...greedy, beta: 0.04 }, long: true },
+  {
+    name: "ZeRO-2, steps_per_generation 2 with accumulation 4",
+    zero: 2,
+    config: { ...greedy, steps_per_generation: 2, gradient_accumulation_steps: 4 },
+    long: true,
+  },
+  { name: "ZeRO-2, LoRA", zero: 2, config: { ...greedy, learning_rate: 1e-2, beta: 0.04 }, lora, long: true },
+  {
+    name: "ZeRO-3, LoRA",
+    zero: 3,
+    // TRL makes it re-entrant here, and torch's threads for that may abort a process on the CPU as it ends.
+    config: { ...greedy, learning_rate: 1e-2, beta: 0.04, gradient_checkpointing: false },
+    lora,
+    long: true,
+  },
+];
+
+const CLOCKS = /runtime|_per_second|step_time/;
+
+/** TRL's figures but those of the clock, each with Baton's; a learning rate of 1e-3 tears rounding apart slowly. */
+function expectSame(trl: Log, baton: Log): void {
+  expect(baton.length).toBe(trl.length);
+  for (const [position, line] of trl.entries()) {
+    for (const [name, value] of Object.entries(line)) {
+      if (CLOCKS.test(name)) continue;
+      const close = Math.abs((baton[position]?.[name] ?? Number.NaN) - value) <= 1e-5 + 1e-3 * Math.abs(value);
+      expect(close, `line ${position}: ${name} ${baton[position]?.[name]} for ${value}`).toBe(true);
+    }
+  }
+}
+
+/** The figures of TRL's importance sampling correction, which the engine's logprobs go into. */
+function expectEnginesAgree(log: Log): void {
+  const ratios = log.flatMap((line) => line["sampling/importance_sampling_ratio/mean"] ?? []);
+  expect(ratios.length).toBeGreaterThan(0);
+  for (const ratio of ratios) expect(Math.abs(ratio - 1)).toBeLessThan(1e-4);
+}
+
+describe("trains as TRL's own trainer does", { timeout: 600_000 }, () => {
+  for (const pair of PAIRS) {
+    it.skipIf(pair.long === true && !ALL)(pair.name, async () => {
+      await withFolder(async (folder) => {
+        const trl = await trainWithTrl(join(folder, "trl"), pair);
+        const { log, baton } = await trainWithBaton(join(folder, "baton"), pair);
+        expect(trl.filter((line) => line.loss !== undefined).length).toBe(pair.config.max_steps);
+        expect(new Set(trl.map((line) => line.loss)).size).toBeGreaterThan(5);
+        expectSame(trl, log);
+        expectEnginesAgree(log);
+        expect(baton.summary()).toMatchObject({
+          steps: pair.config.max_steps,
+          left: { processes: 0, deviceBytes: 0 },
+          exit: { reason: "finished", code: 0 },
+          checks: { weightChecksumsFailed: 0 },
+        });
+      });
+    });
+  }
+});
+
+/** With samples, so with advantages: TRL's trainer is given the completions that Baton's engines made. */
+const sampled = { ...greedy, generation_kwargs: null, entropy_coef: 0, num_generations: 4 };
+
+describe("with sampled completions", { timeout: 600_000 }, () => {
+  it.skipIf(!ALL)("trains as TRL's own trainer does on the same ones", async () => {
+    await withFolder(async (folder) => {
+      const config = { ...sampled, num_iterations: 2, steps_per_generation: 2 };
+      mkdirSync(join(folder, "kept"));
+      const training = { zero: 2, config } as const;
+      const { log } = await trainWithBaton(join(folder, "baton"), {
+        ...training,
+        more: { record: join(folder, "kept") },
+      });
+      const trl = await trainWithTrl(join(folder, "trl"), { ...training, more: { replay: join(folder, "kept") } });
+      expectSame(trl, log);
+      expectEnginesAgree(log);
+      expect(Math.max(...log.flatMap((line) => line.reward_std ?? []))).toBeGreaterThan(0.1);
+    });
+  });
+
+  it.skipIf(!ALL)("goes on from a checkpoint of TRL's as if it had never stopped", async () => {
+    await withFolder(async (folder) => {
+      const config = { ...sampled, save_strategy: "steps", save_steps: 4, max_steps: 8 };
+      const whole = await trainWithBaton(join(folder, "whole"), { zero: 3, config });
+      const resume = join(folder, "whole/output/checkpoint-4");
+      const rest = await trainWithBaton(join(folder, "rest"), { zero: 3, config, more: { resume } });
+      expectSame(whole.log.slice(0, -1), rest.log.slice(0, -1));
+    });
+  });
+
+  it("makes one handoff of a conversation, however many turns each rank needs", async () => {
+    await withFolder(async (folder) => {
+      const config = { ...sampled, max_steps: 3 };
+      const { baton, log } = await trainWithBaton(join(folder, "baton"), {
+        zero: 2,
+        config,
+        more: { turns: [2, 0] },
+      });
+      expect(log.filter((line) => line.loss !== undefined).length).toBe(3);
+      const summary = baton.summary();
+      expect(summary.handoffs).toMatchObject({ toGeneration: 3 });
+    });
+  });
+});
+
+describe("says at the start what it cannot do", { timeout: 300_000 }, () => {
+  it("options that no engine honours, all of them", async () => {
+    await withFolder(async (folder) => {
+      const config = { ...sampled, top_k: 5, generation_kwargs: { logit_bias: {} }, vllm_mode: "server" };
+      const baton = startBaton(join(folder, "baton"), { zero: 2, config });
+      const { code, output } = await baton.ended;
+      expect(code).not.toBe(0);
+      expect(output).toContain("UNSUPPORTED_TRL_OPTION");
+      for (const name of ["top_k=5", "generation_kwargs['logit_bias']", "vllm_mode='server'"]) {
+        expect(output).toContain(name);
+      }
+    });
+  });
+});
