@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -44,7 +45,7 @@ def partition(whole, rank, holder=None):
     share = -(-whole.numel() // RANKS)
     padded = torch.zeros(share * RANKS, dtype=whole.dtype)
     padded[: whole.numel()] = whole
-    held = padded[rank * share : (rank + 1) * share].clone()
+    held: Any = padded[rank * share : (rank + 1) * share].clone()
     if holder is not None:
         holder.ds_tensor.copy_(held)
         return holder
@@ -80,14 +81,16 @@ def check(name, rank, results):
     whole = whole_weights(0)
     weights = [Weight(str(number), partition(one, rank)) for number, one in enumerate(whole)]
     merged_part = partition(whole[1] * 2, rank).ds_tensor[: max(0, min(1, SIZES[1] - rank))]
-    peers = PeerPartitions(weights, Merged(weights[1].parameter, merged_part), group, BUCKET_BYTES)
+    assert group is not None
+    merged: Any = Merged(weights[1].parameter, merged_part)
+    peers = PeerPartitions(weights, merged, group, BUCKET_BYTES)
     for step in range(2):
         whole = whole_weights(step)
         for weight, one in zip(weights, whole, strict=True):
             partition(one, rank, weight.parameter)
         whole[1] = whole_weights(0)[1] * 2
         peers.gather()
-        everything = [None] * RANKS
+        everything: list[Any] = [None] * RANKS
         dist.all_gather_object(everything, holdings(weights, peers, rank, merged_part))
         found = [torch.full((size,), torch.nan) for size in SIZES]
         for other in nodes[node]:
