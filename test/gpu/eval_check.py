@@ -32,7 +32,8 @@ def plain_loop(model_folder: Path, problems: list[dict[str, Any]], max_tokens: i
     """The text of each completion."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     tokenizer = AutoTokenizer.from_pretrained(model_folder)
-    model = AutoModelForCausalLM.from_pretrained(model_folder, dtype=torch.float32).to(device).eval()
+    model: Any = AutoModelForCausalLM.from_pretrained(model_folder, dtype=torch.float32)
+    model = model.to(device).eval()
     texts = []
     for row in problems:
         message = {"role": "user", "content": TEMPLATE.replace("{question}", row["question"])}

@@ -74,7 +74,9 @@ def test_problems_with_too_few_samples_are_left_out() -> None:
     assert (found.problems, found.value) == (1, 1.0)
 
 
-@pytest.mark.parametrize(("problems", "samples", "k", "easy"), [(50, 1, 1, 0.3), (60, 8, 1, 0.3), (60, 8, 4, 0.1), (200, 4, 2, 0.02)])  # fmt: skip
+@pytest.mark.parametrize(
+    ("problems", "samples", "k", "easy"), [(50, 1, 1, 0.3), (60, 8, 1, 0.3), (60, 8, 4, 0.1), (200, 4, 2, 0.02)]
+)
 def test_the_interval_holds_the_truth_as_often_as_it_says(problems: int, samples: int, k: int, easy: float) -> None:
     """Problems drawn from a population in which chances differ (a beta distribution with mean `easy`)."""
     chance = np.random.default_rng(7)
