@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from pathlib import Path
 from typing import Any
 
@@ -119,15 +120,19 @@ def test_an_engine_that_does_not_start(tmp_path: Path) -> None:
 def test_an_engine_that_is_struck_at_work(blow: signal.Signals, code: str, tmp_path: Path) -> None:
     before = children()
     came: list[Done] = []
+    struck = 0.0
 
     def strike(done: Done) -> None:
+        nonlocal struck
         if not came:
             [pid] = set(children()) - set(before)
             os.kill(pid, blow)
+            struck = time.monotonic()
         came.append(done)
 
     work = job(batch_size=1, samples=50)
     error = error_of(lambda: generate([work], [place(tmp_path)], strike, stall_s=1.0), code)
     assert "engine-0.log" in error.action
+    assert time.monotonic() - struck < 10
     assert 0 < len(came) < 1000
     assert children() == before
