@@ -24,10 +24,7 @@ const RETRY_MS = 500;
 const CONNECT_MS = 5_000;
 /** For the challenge and the welcome, which a hub answers at once. */
 const GREET_MS = 10_000;
-/**
- * A failure elsewhere that may be what came of one here: so long this node looks for its own first, and a death is told
- * within a second all the same.
- */
+/** So long this node looks for its own failure first (`mayBeOurs`); a death is told within a second all the same. */
 const OURS_MS = 400;
 /** What the hub needs beyond its own deadlines until its word is here. */
 const ON_THE_WAY_MS = 5_000;

@@ -67,6 +67,30 @@ describe("two nodes", () => {
   });
 });
 
+describe.runIf(all)("more than two nodes", () => {
+  it("train together, and end together", async () => {
+    await withFolder(async (folder) => {
+      const run = async (steps: number) => {
+        const port = await freePorts();
+        const options = { steps, pauseSeconds: steps === 3 ? 0 : 0.15 };
+        return [0, 1, 2, 3].map((node) => lightNode(folder, node, port, options, 4));
+      };
+      const good = await run(3);
+      for (const node of good) expect(await node.ended).toMatchObject({ code: 0 });
+      expect(good[0]?.summary().nodes?.totals).toMatchObject({ reported: 4, ranks: 8 });
+      const hit = await run(60);
+      await hit[2]?.event((event) => event.type === "phase" && event.to === "generate");
+      process.kill(hit[2]?.pid as number, "SIGKILL");
+      for (const [node, baton] of hit.entries()) {
+        const { output } = await baton.ended;
+        expect(errorCodes(output), output).toEqual(node === 2 ? [] : ["NODE_LOST"]);
+      }
+      expect(hit[0]?.summary().nodes?.each.map(({ summary }) => summary === null)).toEqual([false, false, true, false]);
+      await allGone(folder, GONE_MS);
+    });
+  });
+});
+
 type Victim = "rank 1" | "controller";
 
 /** Kills something of one node in a phase of its second handoff: both nodes end, each with one error. */

@@ -36,14 +36,20 @@ export function folderOf(folder: string, node: number): string {
   return own;
 }
 
-/** One light node of two. */
-export function lightNode(folder: string, node: number, port: number, options: LightOptions = {}): Baton {
+/** One light node of two, or of more. */
+export function lightNode(folder: string, node: number, port: number, options: LightOptions = {}, count = 2): Baton {
   const ranks = options.ranks ?? 2;
   return lightRun(folderOf(folder, node), {
     ...options,
     part: partOf(node),
-    set: [...placed(node, port), "nodes.meetMs=20000", ...(options.set ?? [])],
-    command: options.command ?? [python, join(fixtures, "light_launcher.py"), String(ranks), String(node), "2"],
+    set: [...placed(node, port, count), "nodes.meetMs=20000", ...(options.set ?? [])],
+    command: options.command ?? [
+      python,
+      join(fixtures, "light_launcher.py"),
+      String(ranks),
+      String(node),
+      String(count),
+    ],
   });
 }
 

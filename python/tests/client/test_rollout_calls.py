@@ -36,7 +36,7 @@ class Controller:
 
 def rollout_of(controller: Any) -> Rollout:
     memory: Any = SimpleNamespace(
-        prepare=lambda: None, engine=SimpleNamespace(global_steps=0), paused=None, stay=lambda: None
+        prepare=lambda: None, engine=SimpleNamespace(global_steps=0), paused=None, peers=None, stay=lambda: None
     )
     return Rollout(controller, memory, lambda: None)  # type: ignore[arg-type, return-value]
 

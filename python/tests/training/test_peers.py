@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,6 +15,7 @@ import torch.multiprocessing as processes
 
 from baton.errors import BatonError
 from baton.training.adapters import Weight
+from baton.training.merging import MergedWeights
 from baton.training.nodes import Nodes, PeerGroup, whereabouts
 from baton.training.peers import PeerPartitions
 
@@ -24,13 +26,13 @@ BUCKET_BYTES = 1024
 NODES = {"in order": [[0, 1], [2, 3]], "in turns": [[0, 2], [1, 3]], "four": [[0], [1], [2], [3]]}
 
 
-class Merged:
-    """In place of merged adapters: the second weight is another one than what the rank holds."""
+class Merged(MergedWeights):
+    """In place of merged adapters: one weight is another than what the rank holds."""
 
-    def __init__(self, parameter, values):
+    def __init__(self, parameter: Any, values: torch.Tensor) -> None:
         self._parameter, self._values = parameter, values
 
-    def view(self, parameter):
+    def view(self, parameter: Any) -> torch.Tensor | None:
         return self._values if parameter is self._parameter else None
 
 
@@ -45,11 +47,11 @@ def partition(whole, rank, holder=None):
     share = -(-whole.numel() // RANKS)
     padded = torch.zeros(share * RANKS, dtype=whole.dtype)
     padded[: whole.numel()] = whole
-    held: Any = padded[rank * share : (rank + 1) * share].clone()
+    held = padded[rank * share : (rank + 1) * share].clone()
     if holder is not None:
         holder.ds_tensor.copy_(held)
         return holder
-    held.ds_numel = share
+    setattr(held, "ds_numel", share)  # noqa: B010
     return SimpleNamespace(
         ds_tensor=held, ds_numel=whole.numel(), ds_process_group=dist.group.WORLD, dtype=whole.dtype, data=held
     )
@@ -79,11 +81,10 @@ def check(name, rank, results):
     node = next(number for number, some in enumerate(nodes) if rank in some)
     group = PeerGroup.of(Nodes(nodes, node, nodes[node].index(rank)))
     whole = whole_weights(0)
+    assert group is not None
     weights = [Weight(str(number), partition(one, rank)) for number, one in enumerate(whole)]
     merged_part = partition(whole[1] * 2, rank).ds_tensor[: max(0, min(1, SIZES[1] - rank))]
-    assert group is not None
-    merged: Any = Merged(weights[1].parameter, merged_part)
-    peers = PeerPartitions(weights, merged, group, BUCKET_BYTES)
+    peers = PeerPartitions(weights, Merged(weights[1].parameter, merged_part), group, BUCKET_BYTES)
     for step in range(2):
         whole = whole_weights(step)
         for weight, one in zip(weights, whole, strict=True):
@@ -116,9 +117,7 @@ def rank_main(rank, port, answers):
     for name in NODES:
         check(name, rank, results)
     found = Nodes.find()
-    results.append(
-        (f"found {found}", (found.ranks, found.node, found.position) == ([[0, 1], [2, 3]], rank // 2, rank % 2))
-    )
+    results.append((f"found {found}", found == Nodes([[0, 1], [2, 3]], rank // 2, rank % 2)))
     try:
         PeerGroup.of(Nodes([[0, 1, 2], [3]], 0, 0))
         results.append(("uneven nodes", False))
@@ -134,7 +133,7 @@ def rank_main(rank, port, answers):
 def answers():
     context = processes.get_context("spawn")
     queue = context.Queue()
-    with __import__("socket").create_server(("127.0.0.1", 0)) as server:
+    with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
     ranks = [context.Process(target=rank_main, args=(rank, port, queue)) for rank in range(RANKS)]
     for process in ranks:
