@@ -3,7 +3,7 @@ import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, describe, expect, it } from "vitest";
-import { type PlanOptions, planParts } from "../../src/bench/gpu/plan.js";
+import { type Layout, type PlanOptions, planParts } from "../../src/bench/gpu/plan.js";
 import type { PartRecord, PartResult } from "../../src/bench/gpu/results.js";
 import { rowsOf } from "../../src/bench/gpu/rows.js";
 import { runFigures } from "../../src/bench/gpu/run-figures.js";
@@ -12,6 +12,9 @@ import { headingLines, headingOf, markdownTable } from "../../src/bench/gpu/tabl
 import { smallRun } from "./report-events.fixture.js";
 
 const GIB = 2 ** 30;
+const ONE_GPU: Layout = { gpus: 1, engines: 1, tensorParallel: 1 };
+const TWO_GPUS: Layout = { gpus: 2, engines: 1, tensorParallel: 2 };
+const EIGHT_GPUS: Layout = { gpus: 8, engines: 2, tensorParallel: 4 };
 const folder = mkdtempSync(join(tmpdir(), "baton-test-"));
 afterAll(() => rmSync(folder, { recursive: true }));
 
@@ -23,13 +26,15 @@ interface Changes {
   readonly command?: string;
   readonly graphs?: string;
   readonly failure?: PartResult["failure"];
+  readonly layout?: Layout;
 }
 
 function result(subject: PartResult["part"]["subject"], side: "ours" | "stock", changes: Changes): PartResult {
   const { samples = {}, values = {}, uuid = "GPU-1", simulated = false, command = "one", failure = null } = changes;
   const variant = subject === "offload" ? "zero2" : subject === "handoff" ? "tight" : "";
+  const layout = changes.layout ?? ONE_GPU;
   return {
-    part: { name: `${subject}-${side}`, subject, side, shape: "7b", variant, release: "all" },
+    part: { name: `${subject}-${side}`, subject, side, shape: "7b", variant, release: "all", layout },
     command: { id: command, at: "2026-01-01T00:00:00Z", words: ["bench"], baton: "0.1.0", node: "v20" },
     graphs: changes.graphs ?? "vllm",
     failure,
@@ -40,7 +45,7 @@ function result(subject: PartResult["part"]["subject"], side: "ours" | "stock", 
       failure: null,
       seconds: 1,
       versions: { torch: "2.11.0", vllm: null },
-      machine: { gpu: "NVIDIA H100", uuid, driver: "580.1", totalBytes: 80 * GIB, simulated },
+      machine: { gpu: "NVIDIA H100", uuid, driver: "580.1", totalBytes: 80 * GIB, simulated, gpus: layout.gpus },
       values,
       samples,
     },
@@ -162,6 +167,10 @@ describe("plan", () => {
     graphs: "vllm",
     simulated: false,
     gpuBytes: 80 * GIB,
+    layout: ONE_GPU,
+    iterations: 1,
+    reference: false,
+    lora: 0,
     names: [],
   };
 
