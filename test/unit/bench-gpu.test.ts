@@ -261,7 +261,10 @@ describe("several GPUs", () => {
     const other = result("engine", "stock", { layout: TWO_GPUS, samples: { "ipc unpacked seconds": [1, 1] } });
     const subjects = new Set(rowsOf([ours, other, result("engine", "ours", {})]).map(({ subject }) => subject));
     expect([...subjects]).toEqual(["sync from ZeRO-3, 8 GPUs, 2 engines of TP=4"]);
-    expect(rowOf([ours, other], "whole, without checksums").peer).toBeNull();
+    const zero2 = result("engine", "ours", { layout: EIGHT_GPUS, samples: { "zero2 sync seconds": [1, 1] } });
+    expect(rowOf([zero2, other], "whole, without checksums").peer).toBeNull();
+    const peer = result("engine", "stock", { layout: EIGHT_GPUS, samples: { "ipc unpacked seconds": [1, 1] } });
+    expect(rowOf([zero2, other, peer], "whole, without checksums").peer?.p50).toBe(1000);
     const heading = headingLines(headingOf([ours], "0.1.0", new Date(0))).join(" ");
     expect(heading).toContain("8 x NVIDIA H100");
   });

@@ -83,11 +83,11 @@ class Engines:
                 raise TimeoutError(f"{len(found)} of {len(self._ends)} stock engines answered within {seconds:g} s")
             for end in ready:
                 assert isinstance(end, Connection)
-                good, answer = end.recv()
-                if not good:
-                    raise RuntimeError(f"a stock engine failed: {answer}")
-                found[self._ends.index(end)] = answer
-        return [found[number] for number in range(len(self._ends))]
+                found[self._ends.index(end)] = end.recv()
+        failures = [answer for good, answer in found.values() if not good]
+        if failures:
+            raise RuntimeError(f"a stock engine failed: {failures[0]}")
+        return [found[number][1] for number in range(len(self._ends))]
 
 
 @contextlib.contextmanager
@@ -132,7 +132,7 @@ def _serve(end: Connection, job: Job) -> None:
         getattr(llm, name)(*arguments)
         return None
 
-    with contextlib.suppress(EOFError):
+    with contextlib.suppress(EOFError, ConnectionError):
         while True:
             name, arguments = end.recv()
             answer(lambda name=name, arguments=arguments: perform(name, arguments))
