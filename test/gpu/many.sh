@@ -17,12 +17,12 @@ export NCCL_NVLS_ENABLE=0 HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false VLLM_NO_
 case " $* " in
   *" --simulated"* | *" --list "*) ;;
   *)
-    # DeepSpeed cannot read "9.0a", which some images set. Its FusedAdam is compiled at first use, which takes a minute:
-    # before all ranks of a part wait for it.
+    # DeepSpeed cannot read "9.0a", which some images set. Its FusedAdam is compiled at first use, which takes a minute;
+    # meanwhile parts run that do not use it.
     TORCH_CUDA_ARCH_LIST=$("$python" -c 'import torch; print("%d.%d" % torch.cuda.get_device_capability())') || exit 1
     export TORCH_CUDA_ARCH_LIST
-    "$python" -c "from deepspeed.ops.op_builder import FusedAdamBuilder; FusedAdamBuilder().load()" >/dev/null 2>&1 ||
-      echo "DeepSpeed's FusedAdam could not be built: parts under ZeRO-3 will fail"
+    ("$python" -c "from deepspeed.ops.op_builder import FusedAdamBuilder; FusedAdamBuilder().load()" >/dev/null 2>&1 ||
+      echo "DeepSpeed's FusedAdam could not be built: parts under ZeRO-3 will fail") &
     ;;
 esac
 exec "$python" "$here/many.py" "$@"

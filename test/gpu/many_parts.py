@@ -45,6 +45,8 @@ def parts_for(gpus: int, simulated: bool, work: Path) -> list[Part]:
         return Part(name, [*command, "--json", str(work / f"{name}.json")], seconds, alone or simulated, lacking)
 
     tp = ["--engines", str(engines)]
+    # The other way to use the GPUs: an engine on each of two, or one over all four.
+    other, otherwise = ("tp1", ["--engines", "2"]) if gpus == 2 else ("tp4", ["--engines", "1"])
     sync = ["--subjects", "sync,sleep", "--shapes", largest]
     # As GRPO trains: a frozen reference model, two optimizer steps on each batch. On two GPUs as the figures of one.
     batch = [] if gpus == 2 else ["--reference", "--iterations", "2"]
@@ -52,27 +54,30 @@ def parts_for(gpus: int, simulated: bool, work: Path) -> list[Part]:
     kind = "" if gpus == 2 else "-reference-2steps"
     grpo = () if simulated else ("--model", checkpoint, "--recipe", "smollm2-135m")
     lora = [*["--subjects", "handoff", "--shapes", adapted, *tp], "--lora", "32", "--reference", "--iterations", "2"]
+    # Most of a case is its start, which takes all the cores of a small machine.
+    kills = ["--at-once", "1", *(["--phase", "sync", "--phase", "generate"] if gpus > 2 else [])] if simulated else []
     parts = [
         check("ranks", "ranks_check.py", 300, *(["--handoffs", "12"] if simulated else []), alone=True),
         bench("offload", 420, "--subjects", "offload", "--shapes", shape, *tp),
         bench("sync", 420, *sync, *tp),
-        bench("sync-tp1", 300, *sync, "--tp", "1", "--parts", "ours") if gpus == 2 else None,
+        bench(f"sync-{other}", 300, *sync, *otherwise, "--parts", "ours") if gpus < 8 else None,
         bench("handoff-tight", 560, *handoff, "--parts", f"tight{kind}-{shape}"),
         bench("handoff-roomy", 560, *handoff, "--parts", "roomy"),
         bench("handoff-zero3", 560, *handoff, "--parts", "tight-zero3"),
         bench("handoff-lora", 560, *lora, "--parts", "tight") if gpus > 2 or simulated else None,
         check("tokens", "tokens_check.py", 400, *tp),
-        check("tokens-tp1", "tokens_check.py", 400, "--engines", str(gpus)) if gpus == 2 else None,
+        check(f"tokens-{other}", "tokens_check.py", 400, *otherwise) if gpus < 8 else None,
         check("handoffs", "handoffs_check.py", 400, *tp, "--handoffs", "30" if simulated else "50"),
         check(
             "grpo",
             "grpo_check.py",
             540,
             *("--engines", str(gpus), "--batches", "12" if simulated else "40", *grpo),
-            *(() if simulated else ("--set", f"grpo.gradient_accumulation_steps={max(1, 4 // gpus)}")),
+            # One optimizer step a pass, as the recipes have it for one GPU and for two.
+            *("--set", f"grpo.gradient_accumulation_steps={max(1, (8 if simulated else 4) // gpus)}"),
             *(() if simulated or gpus < 8 else ("--set", "grpo.micro_batch=64")),
             lacking="" if checkpoint or simulated else "BATON_CHECK_MODEL, a folder with SmolLM2-135M-Instruct",
         ),
-        check("kills", "kill_check.py", 560, *tp, *(["--at-once", "1"] if simulated else ["--at-once", "4"])),
+        check("kills", "kill_check.py", 560, *tp, *kills, alone=True),
     ]
     return [part for part in parts if part is not None]
