@@ -1,8 +1,9 @@
 /** `baton bench`. */
 import { type Command, InvalidArgumentError, Option } from "commander";
-import { GPU_SUBJECTS, type GpuSubject, GRAPHS, type Graphs } from "../bench/gpu/plan.js";
+import { GPU_SUBJECTS, type GpuSubject, GRAPHS, type Graphs, type Layout } from "../bench/gpu/plan.js";
 import { SHAPES, type ShapeName } from "../bench/gpu/shapes.js";
 import { SUBJECTS, type Subject } from "../bench/row.js";
+import { BatonError } from "../errors.js";
 import { atLeastOne } from "./options.js";
 
 /** The warm cycles of each subject on a GPU: enough for a p95, or a quick look. */
@@ -28,6 +29,12 @@ interface BenchOptions {
   readonly graphs: Graphs;
   readonly parts?: string;
   readonly list?: boolean;
+  readonly gpus: number;
+  readonly engines?: number;
+  readonly tp?: number;
+  readonly iterations: number;
+  readonly reference?: boolean;
+  readonly lora?: number;
 }
 
 const words =
@@ -58,6 +65,12 @@ export function addBench(program: Command): void {
         .choices(GRAPHS)
         .default("vllm"),
     )
+    .option("--gpus <n>", "GPUs to use, with a training rank on each", atLeastOne, 1)
+    .option("--engines <n>", "engines on them (default: 1, or what --tp leaves)", atLeastOne)
+    .option("--tp <n>", "tensor-parallel workers of each engine (default: what --engines leaves)", atLeastOne)
+    .option("--iterations <n>", "optimizer steps between two handoffs", atLeastOne, 1)
+    .option("--reference", "a frozen reference model beside the policy, in handoffs")
+    .option("--lora <rank>", "train adapters of this rank in handoffs, not all parameters", atLeastOne)
     .option("--parts <list>", "on a GPU, only the processes whose names contain one of these words, with commas")
     .option("--list", "print the names of the processes that a bench on a GPU would start")
     .option("--json <file>", "write the figures that need no GPU as a list of JSON objects")
@@ -69,6 +82,22 @@ export function addBench(program: Command): void {
 
 function collect(value: string, before: readonly string[]): string[] {
   return [...before, value];
+}
+
+/** @throws BatonError BAD_TOPOLOGY */
+function layoutOf({ gpus, engines, tp }: Pick<BenchOptions, "gpus" | "engines" | "tp">): Layout {
+  const count = engines ?? (tp === undefined ? 1 : gpus / tp);
+  const tensorParallel = tp ?? gpus / count;
+  if (count * tensorParallel === gpus && Number.isInteger(count) && Number.isInteger(tensorParallel)) {
+    return { gpus, engines: count, tensorParallel };
+  }
+  throw new BatonError({
+    code: "BAD_TOPOLOGY",
+    message: "The engines of the bench do not use every GPU once.",
+    expected: `--engines times --tp is --gpus, ${gpus}`,
+    found: `--engines ${engines ?? "not given"}, --tp ${tp ?? "not given"}`,
+    action: "Correct one of the three.",
+  });
 }
 
 async function run(options: BenchOptions): Promise<number> {
@@ -95,6 +124,10 @@ async function run(options: BenchOptions): Promise<number> {
     models: options.model,
     cycles: options.cycles ?? (options.quick === true ? QUICK_CYCLES : CYCLES),
     graphs: options.graphs,
+    layout: layoutOf(options),
+    iterations: options.iterations,
+    reference: options.reference === true,
+    lora: options.lora ?? 0,
     parts: options.parts?.split(",") ?? [],
     list: options.list === true,
     control,

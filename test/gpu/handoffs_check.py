@@ -1,6 +1,8 @@
-"""Two hundred handoffs between DeepSpeed and vLLM on one real GPU: none fails, none is slower, nothing grows.
+"""Two hundred handoffs between DeepSpeed and vLLM: none fails, none is slower, nothing grows.
 
-handoffs_check.py FOLDER --model FOLDER [--zero 2 3] [--handoffs 200]
+handoffs_check.py FOLDER [--model FOLDER] [--zero 2 3] [--handoffs 200] [--gpus N] [--engines M] [--simulated]
+
+Without --model a small one that every tensor parallelism divides. On stand-ins nothing is said of times.
 """
 
 from __future__ import annotations
@@ -12,7 +14,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from run_support import HERE, Run, write_recipe
+from run_support import HERE, Run, add_node_options, node_of, write_recipe
+from small_model import write_config
 from support import MIB, Checks
 
 #: Time may drift by so much between the beginning (after warming up) and the end.
@@ -23,10 +26,10 @@ GROWTH_BYTES = 16 * MIB
 RUN_SECONDS = 300
 
 
-def judge(checks: Checks, name: str, records: list[dict[str, Any]]) -> None:
+def judge(checks: Checks, name: str, records: list[dict[str, Any]], simulated: bool) -> None:
     third = (len(records) - WARM) // 3
     begin, end = records[WARM : WARM + third], records[-third:]
-    for key in ("firstTokensSeconds", "returnSeconds", "stepSeconds"):
+    for key in () if simulated else ("firstTokensSeconds", "returnSeconds", "stepSeconds"):
         before, after = (statistics.median(one[key] for one in part) for part in (begin, end))
         checks.figure(f"{name}: {key}, first", records[0][key])
         checks.figure(f"{name}: {key}, early median", before)
@@ -43,25 +46,31 @@ def judge(checks: Checks, name: str, records: list[dict[str, Any]]) -> None:
 def main() -> int:
     parser = argparse.ArgumentParser()
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--model", type=Path, required=True)
+    parser.add_argument("--model", type=Path)
+    add_node_options(parser)
     parser.add_argument("--zero", type=int, nargs="+", default=[2, 3])
     parser.add_argument("--handoffs", type=int, default=200)
     parser.add_argument("--release", default="all")
     parser.add_argument("--json")
     options = parser.parse_args()
-    checks = Checks("handoffs")
+    checks, node = Checks("handoffs"), node_of(options)
+    model = options.model.resolve() if options.model else None
+    model = model or write_config(options.folder.resolve() / "model", node.simulated)
     for zero in options.zero:
         name = f"zero{zero}"
         folder = options.folder.resolve() / name
-        recipe = write_recipe(folder, options.model.resolve(), release=options.release)
+        recipe = write_recipe(folder, model, node=node, release=options.release)
         records = folder / "records.json"
-        script = [str(HERE / "handoff_rank.py"), "--model", str(options.model.resolve()), "--zero", str(zero)]
+        script = [str(HERE / "handoff_rank.py"), "--model", str(model), "--zero", str(zero)]
         script += ["--out", str(records), "--handoffs", str(options.handoffs)]
         run = Run(recipe, script)
         status = run.wait(RUN_SECONDS)
         checks.that(f"{name}: {options.handoffs} handoffs", status == 0, run.output(3000))
-        if records.exists():
-            judge(checks, name, json.loads(records.read_text()))
+        for rank in range(node.gpus):
+            found = records if rank == 0 else records.with_name(f"{records.name}.rank{rank}")
+            if found.exists():
+                who = name if node.gpus == 1 else f"{name}, rank {rank}"
+                judge(checks, who, json.loads(found.read_text()), node.simulated)
         for phase in (run.summary() or {}).get("phases", []):
             print(f"     {name}: {phase}", flush=True)
     return checks.end(options.json)

@@ -1,9 +1,12 @@
-"""A rank, the engine, the launcher and the controller killed during each phase of a run on a real GPU.
+"""A rank, the engine, the launcher and the controller killed during each phase of a run on real GPUs.
 
-    kill_check.py FOLDER --model CHECKPOINT [--at-once N] [--victim NAME ...]
+    kill_check.py FOLDER [--model CHECKPOINT] [--at-once N] [--victim NAME ...] [--phase NAME ...]
+        [--gpus N] [--engines M] [--simulated]
 
-Runs go side by side on the GPU, since a start of vLLM takes most of the time. Of each: one error with a stable code,
-noticed within a second, nothing alive and no memory on the GPU within three.
+Of several GPUs the last rank is killed, and the last worker of the last engine. The ranks learn sums with CHECKPOINT
+(SmolLM2-135M-Instruct); without it they hand a small random model over. Runs go side by side on the GPUs, since a start
+of vLLM takes most of the time. Of each: one error with a stable code, noticed within a second, nothing alive and no
+memory on the GPUs within three.
 """
 
 from __future__ import annotations
@@ -19,26 +22,33 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from run_support import HERE, Run, write_recipe
+from run_support import HERE, Node, Run, add_node_options, node_of, write_recipe
+from small_model import write_config
 from support import Checks
 
 PHASES = ("train", "release", "wake", "sync", "cache", "generate", "sleep", "resume")
 #: A single rank's arrival takes no time, and plans are made in the first handoff only, so they are not among them.
 #: The handoff after the first: the optimizer has its state by then.
 HANDOFF = 2
+#: By the first word of the victim's name.
 CODES = {
-    "rank 0": {"RANK_DIED", "LAUNCHER_FAILED"},
-    "engine 0": {"ENGINE_DIED", "WORKER_DIED", "ENGINE_WORKER_DIED"},
+    "rank": {"RANK_DIED", "LAUNCHER_FAILED"},
+    "engine": {"ENGINE_DIED", "WORKER_DIED", "ENGINE_WORKER_DIED"},
+    "worker": {"ENGINE_DIED", "WORKER_DIED", "ENGINE_WORKER_DIED", "ENGINE_FAILED"},
     "launcher": {"LAUNCHER_FAILED", "LAUNCHER_DIED", "RANK_DIED"},
 }
 NOTICED_SECONDS, GONE_SECONDS, START_SECONDS = 1.0, 3.0, 400.0
 
 
-def gpu_pids() -> set[int]:
+def gpu_pids(node: Node) -> set[int]:
+    """Processes with memory on the GPUs. Of stand-ins the run's own report says it: their table ends with the run."""
+    if node.simulated:
+        return set()
     import pynvml
 
     pynvml.nvmlInit()
-    return {one.pid for one in pynvml.nvmlDeviceGetComputeRunningProcesses(pynvml.nvmlDeviceGetHandleByIndex(0))}
+    handles = [pynvml.nvmlDeviceGetHandleByIndex(gpu) for gpu in range(node.gpus)]
+    return {one.pid for handle in handles for one in pynvml.nvmlDeviceGetComputeRunningProcesses(handle)}
 
 
 def child_of(parent: int) -> int | None:
@@ -70,13 +80,19 @@ def strike(run: Run, victim: str, phase: str) -> tuple[float, str, set[int]] | N
     return None
 
 
-def trouble(folder: Path, model: Path, victim: str, phase: str) -> dict[str, Any]:
+def script_of(folder: Path, model: Path | None) -> list[str]:
+    if model is None:
+        script = [str(HERE / "handoff_rank.py"), "--model", str(folder / "model"), "--zero", "3"]
+        return [*script, "--handoffs", "100000", "--out", str(folder / "records.json")]
+    script = [str(HERE / "smollm2.py"), "--model", str(model), "--zero", "2", "--steps", "2000"]
+    return [*script, "--problems", "4", "--samples", "4", "--held-out", "16"]
+
+
+def trouble(folder: Path, model: Path | None, node: Node, victim: str, phase: str) -> dict[str, Any]:
     name = f"{victim.replace(' ', '')}-{phase}"
     engine = {"cacheBytes": "512MiB", "maxSequences": 16, "options": {"enforceEager": True}}
-    recipe = write_recipe(folder / name, model, **engine)
-    script = [str(HERE / "smollm2.py"), "--model", str(model), "--zero", "2", "--steps", "2000"]
-    script += ["--problems", "4", "--samples", "4", "--held-out", "16"]
-    run = Run(recipe, script)
+    recipe = write_recipe(folder / name, model or folder / "model", node=node, **engine)
+    run = Run(recipe, script_of(folder, model))
     found: dict[str, Any] = {"victim": victim, "phase": phase}
     struck = strike(run, victim, phase)
     if struck is None:
@@ -88,7 +104,7 @@ def trouble(folder: Path, model: Path, victim: str, phase: str) -> dict[str, Any
         time.sleep(0.01)
     left = set(run.processes())
     found["goneSeconds"] = round(time.monotonic() - at, 3)
-    on_gpu = alive & gpu_pids()
+    on_gpu = alive & gpu_pids(node)
     events = run.events()
     exits = [event for event in events if event["type"] == "exit"]
     ends = [event for event in events if event["type"] == "phase" and event["to"] == "end"]
@@ -101,7 +117,7 @@ def trouble(folder: Path, model: Path, victim: str, phase: str) -> dict[str, Any
     if status == 0:
         wrong.append("exit status 0")
     if victim != "controller":
-        if failure.get("code") not in CODES[victim]:
+        if failure.get("code") not in CODES[victim.split()[0]]:
             wrong.append(f"code {failure.get('code')}")
         if found.get("noticedSeconds", 99.0) > NOTICED_SECONDS:
             wrong.append("noticed late")
@@ -118,20 +134,27 @@ def trouble(folder: Path, model: Path, victim: str, phase: str) -> dict[str, Any
 def main() -> int:
     parser = argparse.ArgumentParser()
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--model", type=Path, required=True)
+    parser.add_argument("--model", type=Path)
+    add_node_options(parser)
     parser.add_argument("--at-once", type=int, default=8)
     parser.add_argument("--victim", action="append")
+    parser.add_argument("--phase", action="append", choices=PHASES)
     parser.add_argument("--json")
     options = parser.parse_args()
-    folder, model = options.folder.resolve(), options.model.resolve()
-    cases = [(victim, phase) for victim in ("rank 0", "engine 0") for phase in PHASES]
+    folder, model, node = options.folder.resolve(), options.model, node_of(options)
+    model = model.resolve() if model else None
+    write_config(folder / "model", node.simulated)
+    last = node.tensor_parallel - 1
+    engine = "engine 0" if last == 0 else f"worker {last} of engine {node.engines - 1}"
+    cases = [(victim, phase) for victim in (f"rank {node.gpus - 1}", engine) for phase in PHASES]
     cases += [("launcher", "generate"), ("controller", "sync"), ("controller", "generate")]
-    cases = [case for case in cases if not options.victim or case[0] in options.victim]
+    cases = [case for case in cases if not options.victim or case[0].split()[0] in options.victim]
+    cases = [case for case in cases if not options.phase or case[1] in options.phase]
     checks = Checks("kills")
     telling = threading.Lock()
 
     def one(case: tuple[str, str]) -> dict[str, Any]:
-        found = trouble(folder, model, *case)
+        found = trouble(folder, model, node, *case)
         with telling:
             checks.that(f"{case[0]} killed in {case[1]}", not found["wrong"], json.dumps(found))
             print(f"     {json.dumps(found)}", flush=True)

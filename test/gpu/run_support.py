@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,20 +17,47 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 
 
-def write_recipe(folder: Path, model: Path, *, release: str = "all", **engine: Any) -> Path:
+@dataclass(frozen=True)
+class Node:
+    """What a run uses: ranks and engines on real GPUs, or with Baton's small engine on stand-ins."""
+
+    gpus: int = 1
+    engines: int = 1
+    simulated: bool = False
+
+    @property
+    def tensor_parallel(self) -> int:
+        return self.gpus // self.engines
+
+
+def add_node_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--gpus", type=int, default=1)
+    parser.add_argument("--engines", type=int, default=1)
+    parser.add_argument("--simulated", action="store_true", help="on stand-in GPUs")
+
+
+def node_of(options: argparse.Namespace) -> Node:
+    return Node(options.gpus, options.engines, options.simulated)
+
+
+def write_recipe(folder: Path, model: Path, *, node: Node | None = None, release: str = "all", **engine: Any) -> Path:
     """A recipe as a user would write it (JSON is YAML)."""
+    node = node or Node()
     folder.mkdir(parents=True, exist_ok=True)
+    sizes = {"maxModelLength": 128, "maxSequences": 256, "cacheBytes": "8GiB", **engine}
+    if node.simulated:
+        sizes |= {"maxSequences": 64, "cacheBytes": "8MiB", "options": {}}
     values = {
         "engine": {
-            "kind": "vllm",
+            "kind": "small" if node.simulated else "vllm",
             "model": str(model),
+            "engines": node.engines,
+            "tensorParallel": node.tensor_parallel,
             "dtype": "bfloat16",
-            "maxModelLength": 128,
-            "maxSequences": 256,
-            "cacheBytes": "8GiB",
-            **engine,
+            **sizes,
         },
-        "gpus": {"count": 1},
+        "gpus": {"count": node.gpus, "simulated": {"memoryBytes": "512MiB"} if node.simulated else None},
+        "ranks": node.gpus,
         "checks": {"logprobSequences": 16},
         "release": release,
         "out": str(folder),
@@ -38,13 +67,29 @@ def write_recipe(folder: Path, model: Path, *, release: str = "all", **engine: A
     return path
 
 
+def torchrun(ranks: int, script: list[str]) -> list[str]:
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    return [*launcher, "--nproc_per_node", str(ranks), *script]
+
+
+def standin_environment(folder: Path, gpus: int) -> dict[str, str]:
+    """Of processes on stand-in GPUs that no controller starts; the table of their memory is in this folder."""
+    sys.path[:0] = [str(ROOT / "python" / "src"), str(ROOT / "python" / "tests")]
+    from standin import Standin
+
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "table").unlink(missing_ok=True)
+    made = Standin(folder, devices=gpus).environment()
+    return {**made, "PYTHONPATH": os.pathsep.join([made["PYTHONPATH"], str(HERE)])}
+
+
 class Run:
     """`baton run RECIPE -- torchrun SCRIPT`, with its output in FOLDER/output.log."""
 
     def __init__(self, recipe: Path, script: list[str]) -> None:
         self.folder = recipe.parent
         command = ["node", str(ROOT / "dist/cli/main.js"), "run", str(recipe), "--log", "--"]
-        command += [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "1", *script]
+        command += torchrun(json.loads(recipe.read_text())["ranks"], script)
         self.log = self.folder / "output.log"
         self.began = time.monotonic()
         with self.log.open("w") as log:

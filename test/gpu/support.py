@@ -42,14 +42,13 @@ class Checks:
             check(*arguments)
         except Exception:
             self.that(check.__name__, False, traceback.format_exc())
-        torch.cuda.empty_cache()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
         print(f"     [{check.__name__} took {time.perf_counter() - begin:.1f} s]", flush=True)
 
     def end(self, path: str | None = None) -> int:
         """Prints a summary, writes it to `path`; returns the exit code."""
-        versions = {"torch": torch.__version__}
-        if torch.cuda.is_available():
-            versions |= {"gpu": torch.cuda.get_device_name(), "driver": driver_version()}
+        versions = {"torch": torch.__version__, **gpu_and_driver()}
         print(f"{self.name}: {len(self.passed)} checks passed, {len(self.failed)} failed ({versions})", flush=True)
         for what in self.failed:
             print(f"  failed: {what}", flush=True)
@@ -61,23 +60,25 @@ class Checks:
 
 
 @cache
-def _nvml() -> Any:
+def _nvml(gpu: int = 0) -> Any:
     import pynvml
 
     pynvml.nvmlInit()
-    return pynvml, pynvml.nvmlDeviceGetHandleByIndex(0)
+    return pynvml, pynvml.nvmlDeviceGetHandleByIndex(gpu)
 
 
-def device_bytes_used() -> int:
-    """Bytes in use on GPU 0 by everybody, as NVML says."""
-    pynvml, handle = _nvml()
+def device_bytes_used(gpu: int = 0) -> int:
+    """Bytes in use on a GPU by everybody, as NVML says."""
+    pynvml, handle = _nvml(gpu)
     return int(pynvml.nvmlDeviceGetMemoryInfo(handle).used)
 
 
-def driver_version() -> str:
+def gpu_and_driver() -> dict[str, str]:
+    if not torch.cuda.is_available():
+        return {"gpu": "stand-in (simulated)", "driver": "none"}
     pynvml, _ = _nvml()
     text = pynvml.nvmlSystemGetDriverVersion()
-    return text if isinstance(text, str) else text.decode()
+    return {"gpu": torch.cuda.get_device_name(), "driver": text if isinstance(text, str) else text.decode()}
 
 
 class _Memory:

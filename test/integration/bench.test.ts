@@ -79,6 +79,32 @@ it("a GPU's subjects run on stand-ins, survive one that fails, and are joined ov
   });
 });
 
+it("on several GPUs the engines hold what the ranks on all of them hold", async () => {
+  await withFolder(async (folder) => {
+    const out = join(folder, "bench");
+    const bench = async (...words: string[]) =>
+      new Baton(folder, ["bench", "--out", out, "--gpus", "2", ...words], { BATON_PYTHON: python }).ended;
+    const refused = await bench("--subjects", "sync", "--tp", "3");
+    expect(refused.output).toMatch(/^BAD_TOPOLOGY: /);
+
+    const ended = await bench("--subjects", "sync", "--shapes", "tiny", "--cycles", "1");
+    expect(ended.code, ended.output).toBe(0);
+    const { rows } = JSON.parse(readFileSync(join(out, "bench.json"), "utf8")) as { rows: GpuRow[] };
+    const figure = (subject: string, metric: string) =>
+      rows.find((row) => row.subject === `${subject}, 2 GPUs, TP=2` && row.metric === metric)?.ours?.p50;
+    for (const stage of ["ZeRO-2", "ZeRO-3"]) {
+      expect(figure(`sync from ${stage}`, "parameters that differ from load_weights")).toBe(0);
+      expect(figure(`sync from ${stage}`, "GPU memory taken meanwhile")).toBe(0);
+      expect(figure(`sync from ${stage}`, "handles opened")).toBe(2);
+    }
+    // Of the matrices that are cut along their rows half of each worker's share lies with the other rank.
+    expect(figure("sync from ZeRO-3", "bytes from other GPUs")).toBeGreaterThan(0);
+    expect(figure("sync from ZeRO-2", "bytes from other GPUs")).toBeUndefined();
+    const record = readFileSync(join(out, "parts", "engine-tiny-2gpus-1xtp2-ours.json"), "utf8");
+    expect(JSON.parse(record).record.values["the same tokens after sleep"]).toBe(true);
+  });
+});
+
 it("the bench finds a file that it cannot write before it measures", async () => {
   await withFolder(async (folder) => {
     const words = ["bench", "--json", join(folder, "nowhere/bench.json"), "--only", "gather"];

@@ -33,6 +33,7 @@ function part(module: string, deadlineMs: number): Part {
     startsEngine: false,
     deadlineMs,
     release: "all",
+    layout: { gpus: 1, engines: 1, tensorParallel: 1 },
   };
 }
 

@@ -3,15 +3,21 @@ import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, describe, expect, it } from "vitest";
-import { type PlanOptions, planParts } from "../../src/bench/gpu/plan.js";
+import { type Layout, type PlanOptions, planParts } from "../../src/bench/gpu/plan.js";
 import type { PartRecord, PartResult } from "../../src/bench/gpu/results.js";
 import { rowsOf } from "../../src/bench/gpu/rows.js";
 import { runFigures } from "../../src/bench/gpu/run-figures.js";
+import { runTables } from "../../src/bench/gpu/run-table.js";
 import { generatedShape } from "../../src/bench/gpu/shapes.js";
 import { headingLines, headingOf, markdownTable } from "../../src/bench/gpu/table.js";
+import type { RunEvent } from "../../src/report/events.js";
 import { smallRun } from "./report-events.fixture.js";
 
 const GIB = 2 ** 30;
+const MIB = 2 ** 20;
+const ONE_GPU: Layout = { gpus: 1, engines: 1, tensorParallel: 1 };
+const TWO_GPUS: Layout = { gpus: 2, engines: 1, tensorParallel: 2 };
+const EIGHT_GPUS: Layout = { gpus: 8, engines: 2, tensorParallel: 4 };
 const folder = mkdtempSync(join(tmpdir(), "baton-test-"));
 afterAll(() => rmSync(folder, { recursive: true }));
 
@@ -23,13 +29,15 @@ interface Changes {
   readonly command?: string;
   readonly graphs?: string;
   readonly failure?: PartResult["failure"];
+  readonly layout?: Layout;
 }
 
 function result(subject: PartResult["part"]["subject"], side: "ours" | "stock", changes: Changes): PartResult {
   const { samples = {}, values = {}, uuid = "GPU-1", simulated = false, command = "one", failure = null } = changes;
   const variant = subject === "offload" ? "zero2" : subject === "handoff" ? "tight" : "";
+  const layout = changes.layout ?? ONE_GPU;
   return {
-    part: { name: `${subject}-${side}`, subject, side, shape: "7b", variant, release: "all" },
+    part: { name: `${subject}-${side}`, subject, side, shape: "7b", variant, release: "all", layout },
     command: { id: command, at: "2026-01-01T00:00:00Z", words: ["bench"], baton: "0.1.0", node: "v20" },
     graphs: changes.graphs ?? "vllm",
     failure,
@@ -40,7 +48,7 @@ function result(subject: PartResult["part"]["subject"], side: "ours" | "stock", 
       failure: null,
       seconds: 1,
       versions: { torch: "2.11.0", vllm: null },
-      machine: { gpu: "NVIDIA H100", uuid, driver: "580.1", totalBytes: 80 * GIB, simulated },
+      machine: { gpu: "NVIDIA H100", uuid, driver: "580.1", totalBytes: 80 * GIB, simulated, gpus: layout.gpus },
       values,
       samples,
     },
@@ -162,6 +170,10 @@ describe("plan", () => {
     graphs: "vllm",
     simulated: false,
     gpuBytes: 80 * GIB,
+    layout: ONE_GPU,
+    iterations: 1,
+    reference: false,
+    lora: 0,
     names: [],
   };
 
@@ -227,5 +239,135 @@ describe("figures of a run", () => {
     expect(releasedBytes).toHaveLength(2);
     expect(releasedBytes.every((bytes) => bytes > 0)).toBe(true);
     expect(failure).toBeNull();
+  });
+});
+
+describe("several GPUs", () => {
+  const samples = {
+    "limit copy seconds": [0.003, 0.002, 0.002],
+    "zero3 sync seconds": [0.02, 0.012, 0.012],
+    "zero3 copy seconds": [0.012, 0.01, 0.01],
+  };
+  const values = {
+    "limit copy bytes": 4e9,
+    "limit peer bytes/s": 400e9,
+    "zero3 copied bytes": 4e9,
+    "zero3 copied from other GPUs bytes": 3.6e9,
+    "zero3 parameters that differ from load_weights": [],
+  };
+  const ours = result("engine", "ours", { layout: EIGHT_GPUS, samples, values });
+
+  it("are told from one, and from other engines on them", () => {
+    const other = result("engine", "stock", { layout: TWO_GPUS, samples: { "ipc unpacked seconds": [1, 1] } });
+    const subjects = new Set(rowsOf([ours, other, result("engine", "ours", {})]).map(({ subject }) => subject));
+    expect([...subjects]).toEqual(["sync from ZeRO-3, 8 GPUs, 2 engines of TP=4"]);
+    const zero2 = result("engine", "ours", { layout: EIGHT_GPUS, samples: { "zero2 sync seconds": [1, 1] } });
+    expect(rowOf([zero2, other], "whole, without checksums").peer).toBeNull();
+    const peer = result("engine", "stock", { layout: EIGHT_GPUS, samples: { "ipc unpacked seconds": [1, 1] } });
+    expect(rowOf([zero2, other, peer], "whole, without checksums").peer?.p50).toBe(1000);
+    const heading = headingLines(headingOf([ours], "0.1.0", new Date(0))).join(" ");
+    expect(heading).toContain("8 x NVIDIA H100");
+  });
+
+  it("are measured by what the links between them allow, where that is less", () => {
+    const whole = rowOf([ours], "of that, the copy");
+    // 3.6 GB at 400 GB/s take 9 ms, the rest 0.2 ms on the GPU itself at the same time: 4 GB in 9 ms.
+    expect(whole.limit).toBeCloseTo(444.4, 0);
+    expect(whole.ours?.p50).toBeCloseTo(400);
+    const links = rowOf([ours], "of that, what comes from other GPUs");
+    expect([links.ours?.p50, links.limit, links.met]).toEqual([360, 400, true]);
+    const near = { ...values, "zero3 copied from other GPUs bytes": 0.4e9 };
+    const local = rowOf([result("engine", "ours", { layout: EIGHT_GPUS, samples, values: near })], links.metric);
+    expect(local.goal).toBeNull();
+  });
+
+  it("have goals of their own", () => {
+    const sync = rowOf([ours], "whole, without checksums");
+    expect([sync.goal, sync.met]).toEqual(["at most 15 ms", true]);
+    const equal = rowOf([ours], "parameters that differ from load_weights");
+    expect([equal.ours?.p50, equal.met]).toEqual([0, true]);
+    const wrong = { ...values, "zero3 parameters that differ from load_weights": ["norm"] };
+    const differs = rowOf([result("engine", "ours", { layout: EIGHT_GPUS, samples, values: wrong })], equal.metric);
+    expect(differs.met).toBe(false);
+    const released = { "release seconds": [0.3, 0.2, 0.2], "saved bytes": [10e9, 10e9, 10e9] };
+    const offload = (layout: Layout) =>
+      rowOf(
+        [result("offload", "ours", { layout, samples: released, values: { "limit save bytes/s": 56e9 } })],
+        "release, live bytes a second",
+      );
+    expect(offload({ gpus: 2, engines: 0, tensorParallel: 0 }).met).toBe(false);
+    expect(offload({ gpus: 8, engines: 0, tensorParallel: 0 }).met).toBe(true);
+  });
+
+  it("are started by a launcher, with what is partitioned counted once", () => {
+    const options: PlanOptions = {
+      subjects: ["offload", "sync", "handoff"],
+      shapes: [generatedShape("7b", folder)],
+      cycles: 19,
+      graphs: "vllm",
+      simulated: false,
+      gpuBytes: 80 * GIB,
+      layout: EIGHT_GPUS,
+      iterations: 2,
+      reference: true,
+      lora: 0,
+      names: [],
+    };
+    const { parts, skipped } = planParts(options);
+    expect(skipped).toEqual([]);
+    expect(parts.map(({ name, kind }) => `${kind} ${name}`)).toEqual([
+      "ranks offload-zero2-7b-8gpus-ours",
+      "ranks offload-zero2-7b-8gpus-stock",
+      "ranks offload-zero3-7b-8gpus-ours",
+      "ranks offload-zero3-7b-8gpus-stock",
+      "module engine-7b-8gpus-2xtp4-ours",
+      "module engine-7b-8gpus-2xtp4-stock",
+      "run handoff-tight-reference-2steps-7b-8gpus-2xtp4-ours",
+      "ranks handoff-tight-reference-2steps-7b-8gpus-2xtp4-stock",
+      "run handoff-roomy-reference-2steps-7b-8gpus-2xtp4-ours",
+      "ranks handoff-roomy-reference-2steps-7b-8gpus-2xtp4-stock",
+      "run handoff-tight-zero3-reference-2steps-7b-8gpus-2xtp4-ours",
+      "ranks handoff-tight-zero3-reference-2steps-7b-8gpus-2xtp4-stock",
+    ]);
+    expect(parts[6]?.job).toMatchObject({ gpus: 8, engines: 2, tp: 4, stage: 2, iterations: 2, reference: true });
+    // With all parameters the 14B shape does not fit under ZeRO-2 beside its reference; with adapters it does.
+    const large = { ...options, shapes: [generatedShape("14b", folder)], subjects: ["handoff"] as const };
+    expect(planParts(large).skipped.map(({ name }) => name)).toContain("handoff tight 14b");
+    const adapters = planParts({ ...large, lora: 32 });
+    expect(adapters.skipped).toEqual([]);
+    expect(adapters.parts[0]?.job).toMatchObject({ lora: 32 });
+  });
+
+  it("say what was moved on each of them, and who held how much when", () => {
+    const at = { monotonicMs: 2_000_000, wall: new Date(0).toISOString() };
+    const taken = { phase: "sync", name: "syncing", startMs: 1, durationMs: 1 };
+    const events: RunEvent[] = [
+      ...smallRun(),
+      { ...at, type: "resumed", rank: 1, gpu: 1, handoff: 2, copiedBytes: 2 * MIB, pendingBytes: 3 * MIB },
+      {
+        ...{ ...at, ...taken, type: "work", process: "worker 1 of engine 0" },
+        figures: { copiedBytes: 4e6, copySeconds: 0.002 },
+      },
+    ];
+    const { gpus, ledger, checks } = runFigures(events);
+    expect(gpus.map(({ gpu }) => gpu)).toEqual([0, 1]);
+    for (const one of gpus) expect(one.releasedBytes).toHaveLength(2);
+    expect(gpus.map(({ returnedBytes }) => returnedBytes)).toEqual([[], [5 * MIB]]);
+    expect(gpus.map(({ pulledBytes }) => pulledBytes)).toEqual([[], [4e6]]);
+    expect(ledger.find(({ phase }) => phase === "train")).toEqual({
+      phase: "train",
+      usedBytes: [90 * MIB, 80 * MIB],
+      peakBytes: [100 * MIB, 90 * MIB],
+    });
+    expect(checks.failed).toBe(0);
+    const left = [{ gpu: 0, trainingBytes: GIB, engineBytes: null }];
+    const run: PartResult = { ...result("handoff", "ours", { layout: TWO_GPUS }), run: runFigures(events, left) };
+    const text = runTables([run, { ...run, part: { ...run.part, layout: ONE_GPU } }]).join("\n");
+    expect(text.match(/^### /gm)).toHaveLength(1);
+    expect(text).toContain("### handoff tight, 2 GPUs, TP=2, 7b");
+    expect(text).toMatch(/\| release +\| \S+; \S+ \/ \S+ +\| 2 /);
+    expect(text).toMatch(/\| 0 .*\| 1 +\| - +\|/);
+    expect(text).toMatch(/\| 1 .*\| 2 +\| - +\| - +\|/); // 4 MB in 2 ms
+    expect(text).toMatch(/\| train +\| 0.0879 \(0.0977\) +\| 0.0781 \(0.0879\)/);
   });
 });

@@ -59,6 +59,9 @@ def test_replayed_copies_equal_load_weights(
         assert plan.fallback is None
         execute(plan, [memories[source.rank] for source in sources])
         assert bits(replayed) == bits(loaded)
+        by_source = [int(plan.runs["bytes"][plan.runs["slot"] == slot].sum()) for slot in range(len(sources))]
+        assert plan.source_bytes() == by_source
+        assert sum(by_source) == plan.copy_bytes
         assert plan.copy_bytes + fill_bytes(plan) == sum(len(value) for value in bits(loaded).values())
         covered += planning.covered_elements(plan.items, len(tensors))
     sizes = np.array([tensor.numel() for tensor in tensors.values()])

@@ -1,54 +1,116 @@
 /** Sync and sleep, which share one engine. */
 import { Figures, GIB, type Metric, MS, type Pair } from "./figures.js";
-import { atMost, fasterThanPeer, type GpuRow, ofTheLimit, type Spread, spread } from "./row.js";
+import { atMost, fasterThanPeer, type GpuRow, ofTheLimit, once, type Spread, spread } from "./row.js";
 
 export const engineRows = (pair: Pair): GpuRow[] => [...syncRows(pair), ...sleepRows(pair)];
 
-const LAYOUTS = [
+const ON_ONE_GPU = [
   ["zero2", "sync from ZeRO-2"],
   ["zero3", "sync from ZeRO-3, one rank"],
   ["zero3x2", "sync from ZeRO-3, two ranks on the GPU"],
 ] as const;
+const ON_SEVERAL = [
+  ["zero2", "sync from ZeRO-2"],
+  ["zero3", "sync from ZeRO-3"],
+] as const;
+
+/** Milliseconds of the sync of a 7B policy, as the caller sees it, by ZeRO stage and layout of the engines. */
+const SYNC_MS: Readonly<Record<string, number>> = { "zero2 1x2": 8, "zero3 2x4": 15 };
 
 function syncRows(pair: Pair): GpuRow[] {
   const figures = new Figures(pair);
+  const several = figures.gpus > 1;
   const copy = spread(figures.samples("ours", "limit copy seconds"));
   const bytes = figures.number("limit copy bytes");
-  const limitMs = copy?.p50 == null ? null : copy.p50 * MS;
-  const limitRate = copy?.p50 == null || bytes === null ? null : bytes / copy.p50 / 1e9;
+  const localMs = copy?.p50 == null ? null : copy.p50 * MS;
+  const localRate = copy?.p50 == null || bytes === null ? null : bytes / copy.p50 / 1e9;
+  const peerBytes = figures.number("limit peer bytes/s");
   const ipc = fasterOf(figures.peer("ipc unpacked seconds", MS), figures.peer("ipc packed seconds", MS));
   const gathered = figures.peer("gather and load seconds", MS);
   const is7b = pair.ours?.part.shape === "7b";
-  return LAYOUTS.flatMap(([layout, subject]) => {
-    const stage2 = layout === "zero2";
+  const layout = pair.ours?.part.layout;
+  return (several ? ON_SEVERAL : ON_ONE_GPU).flatMap(([name, subject]) => {
+    const stage2 = name === "zero2";
     const peer = stage2 ? ipc : gathered;
-    const peerNote = stage2
+    const oneEngine = stage2
       ? "vLLM's IPC transfer, packed or not, whichever is faster"
       : "a copy into one bucket (all that gathering is for one rank), then load_weights from it";
-    const copied = figures.number(`${layout} copied bytes`);
-    const rates = figures.samples("ours", `${layout} copy seconds`)?.map((seconds) => (copied ?? 0) / seconds / 1e9);
-    const segments = figures.number(`${layout} segments with weights`);
+    const peerNote = several ? "vLLM's IPC transfer with the handles of all GPUs, under ZeRO-2" : oneEngine;
+    const copied = figures.number(`${name} copied bytes`);
+    const remote = figures.number(`${name} copied from other GPUs bytes`);
+    const samples = figures.samples("ours", `${name} copy seconds`);
+    const rates = samples?.map((seconds) => (copied ?? 0) / seconds / 1e9);
+    const segments = figures.number(`${name} segments with weights`);
+    // Both go on at once: within the GPU, and from others.
+    const own = copied === null || remote === null || localRate === null ? null : (copied - remote) / localRate / 1e6;
+    const remoteMs = remote === null || peerBytes === null ? null : (remote / peerBytes) * MS;
+    const bothMs = own === null || remoteMs === null ? null : Math.max(own, remoteMs);
+    const limitMs = stage2 || !several ? localMs : bothMs;
+    const linksDecide = own !== null && remoteMs !== null && remoteMs > own;
+    const most = SYNC_MS[`${name} ${layout?.engines}x${layout?.tensorParallel}`];
+    const within = `device-to-device copy of the same bytes${several ? ", on all GPUs at once" : ""}`;
+    const limited =
+      stage2 || !several
+        ? within
+        : "the slower of a device-to-device copy of what is on the GPU and a copy between GPUs of the rest, on all at once";
+    const absolute = several && is7b && most !== undefined ? atMost(most, `at most ${most} ms`) : null;
+    const overLinks: Metric[] =
+      several && !stage2
+        ? [
+            {
+              metric: "of that, what comes from other GPUs",
+              unit: "GB/s",
+              better: "higher",
+              ours: spread(samples?.map((seconds) => (remote ?? 0) / seconds / 1e9)),
+              limit: peerBytes === null ? null : peerBytes / 1e9,
+              goal: linksDecide ? ofTheLimit(0.85) : null,
+              note:
+                "its bytes over the time of the whole copy, by the worker that has most of it; limit: copies between " +
+                "the GPUs, all of them at once",
+            },
+            {
+              metric: "bytes from other GPUs",
+              unit: "GiB",
+              better: "lower",
+              ours: figures.oursOnce(`${name} copied from other GPUs bytes`, 1 / GIB),
+              note: "by the worker that has most of them",
+            },
+          ]
+        : [];
+    const checks: Metric[] = several
+      ? [
+          {
+            metric: "parameters that differ from load_weights",
+            unit: "",
+            better: "lower",
+            ours: once(lengthOf(figures.value(`${name} parameters that differ from load_weights`))),
+            goal: atMost(0, "none"),
+            note: "in any worker, after the first sync; each later one with checksums is compared by them",
+          },
+        ]
+      : [];
     return figures.rows(subject, [
       {
         metric: "whole, with checksums",
         unit: "ms",
         better: "lower",
-        ours: figures.ours(`${layout} sync with checksums seconds`, MS),
+        ours: figures.ours(`${name} sync with checksums seconds`, MS),
         peer,
         limit: limitMs,
-        goal: stage2 && is7b ? fasterThanPeer(12) : null,
-        note: `as a run does it; peer: ${peerNote}; limit: device-to-device copy of the same bytes`,
+        goal: several ? null : stage2 && is7b ? fasterThanPeer(12) : null,
+        note: `as a run does it; peer: ${peerNote}; limit: ${limited}`,
       },
       {
         metric: "whole, without checksums",
         unit: "ms",
         better: "lower",
-        ours: figures.ours(`${layout} sync seconds`, MS),
+        ours: figures.ours(`${name} sync seconds`, MS),
         peer,
         limit: limitMs,
+        goal: absolute,
         note: `checks.weights: off; peer: ${peerNote}`,
       },
-      ...(stage2
+      ...(stage2 && !several
         ? [
             {
               metric: "whole, without checksums, to load_weights",
@@ -66,22 +128,24 @@ function syncRows(pair: Pair): GpuRow[] {
         unit: "GB/s",
         better: "higher",
         ours: spread(rates),
-        limit: limitRate,
+        limit: stage2 || !several ? localRate : copied === null || bothMs === null ? null : copied / bothMs / 1e6,
         goal: ofTheLimit(0.85),
-        note: "the copy kernel alone; limit: device-to-device copy of the same bytes",
+        note: `the copy kernel alone; limit: ${limited}`,
       },
+      ...overLinks,
       {
         metric: "of that, mapping and unmapping",
         unit: "ms",
         better: "lower",
-        ours: figures.sum("ours", [`${layout} map seconds`, `${layout} unmap seconds`], MS),
+        ours: figures.sum("ours", [`${name} map seconds`, `${name} unmap seconds`], MS),
         note: "the trainer's segments in the worker",
       },
+      ...checks,
       {
         metric: "GPU memory taken meanwhile",
         unit: "GiB",
         better: "lower",
-        ours: figures.oursOnce(`${layout} bytes taken by a sync`, 1 / GIB),
+        ours: figures.oursOnce(`${name} bytes taken by a sync`, 1 / GIB),
         goal: atMost(0, "0 bytes"),
         note: "the most that NVML's device total rises during a sync: gather buffers would show",
       },
@@ -89,7 +153,7 @@ function syncRows(pair: Pair): GpuRow[] {
         metric: "handles opened",
         unit: "",
         better: "lower",
-        ours: figures.oursOnce(`${layout} descriptors`),
+        ours: figures.oursOnce(`${name} descriptors`),
         limit: segments,
         goal: {
           text: "at most one a segment",
@@ -101,6 +165,9 @@ function syncRows(pair: Pair): GpuRow[] {
     ]);
   });
 }
+
+/** null: it was not compared, because load_weights itself is used. */
+const lengthOf = (value: unknown): number | null => (Array.isArray(value) ? value.length : null);
 
 /** The one with the smaller p50. */
 function fasterOf(a: Spread | null, b: Spread | null): Spread | null {

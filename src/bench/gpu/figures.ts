@@ -1,4 +1,5 @@
 /** The figures of one part and its peer. */
+import type { Layout } from "./plan.js";
 import type { PartResult } from "./results.js";
 import { type GpuRow, gpuRow, once, type Spread, spread } from "./row.js";
 
@@ -15,6 +16,14 @@ export interface Pair {
   readonly stock: PartResult | null;
 }
 
+/** Nothing for one GPU. */
+export function layoutText({ gpus, engines, tensorParallel }: Layout): string {
+  if (gpus === 1) return "";
+  if (engines === 0) return `, ${gpus} GPUs`;
+  const tp = `TP=${tensorParallel}`;
+  return `, ${gpus} GPUs, ${engines === 1 ? tp : `${engines} engines of ${tp}`}`;
+}
+
 const sameGpu = ({ ours, stock }: Pair): boolean =>
   ours?.record?.machine?.uuid === stock?.record?.machine?.uuid &&
   ours?.record?.machine?.driver === stock?.record?.machine?.driver;
@@ -25,6 +34,11 @@ export class Figures {
 
   constructor(pair: Pair) {
     this.#pair = pair;
+  }
+
+  /** GPUs of this pair. */
+  get gpus(): number {
+    return (this.#pair.ours ?? this.#pair.stock)?.part.layout.gpus ?? 1;
   }
 
   ours = (name: string, scale = 1): Spread | null => spread(this.samples("ours", name), scale);
@@ -79,8 +93,11 @@ export class Figures {
     if (any === null) return [];
     const simulated = any.record?.machine?.simulated ?? false;
     const remarks = this.#remarks();
+    const where = subject + layoutText(any.part.layout);
     return metrics
       .filter(({ ours }) => ours !== null)
-      .map((metric) => gpuRow({ ...metric, note: metric.note + remarks, subject, shape: any.part.shape, simulated }));
+      .map((metric) =>
+        gpuRow({ ...metric, note: metric.note + remarks, subject: where, shape: any.part.shape, simulated }),
+      );
   }
 }

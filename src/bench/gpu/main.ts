@@ -7,16 +7,18 @@ import { hasNvidiaDriver } from "../../cli/gpus.js";
 import { packageRoot, packageVersion } from "../../cli/package.js";
 import { findPython } from "../../cli/python.js";
 import { makeStandin, type Standin } from "../../controller/standin.js";
+import { BatonError } from "../../errors.js";
 import { folderUnusable, makeFolder } from "../../make-folder.js";
 import { libbatonPath, openNvml, pythonPath, standinFolder } from "../../native.js";
 import { formatRows, type Subject } from "../row.js";
 import { controlFailures, readControl, runControl } from "./control.js";
 import { drawPicture } from "./picture.js";
-import { type GpuSubject, type Graphs, type Part, planParts, type Skipped } from "./plan.js";
+import { type GpuSubject, type Graphs, type Layout, type Part, planParts, type Skipped } from "./plan.js";
 import { logTail, type PartContext, runPart } from "./processes.js";
 import { type CommandStamp, type PartResult, readResults } from "./results.js";
 import type { GpuRow } from "./row.js";
 import { rowsOf } from "./rows.js";
+import { runTables } from "./run-table.js";
 import { generatedShape, givenShape, type Shape, type ShapeName } from "./shapes.js";
 import { headingLines, headingOf, markdownTable, notesOf } from "./table.js";
 
@@ -33,6 +35,11 @@ export interface GpuBenchOptions {
   readonly models: readonly string[];
   readonly cycles: number;
   readonly graphs: Graphs;
+  readonly layout: Layout;
+  /** Of handoffs: optimizer steps between two, a reference model, the rank of adapters (0: all parameters). */
+  readonly iterations: number;
+  readonly reference: boolean;
+  readonly lora: number;
   /** Only parts whose names contain one of these; empty: all. */
   readonly parts: readonly string[];
   /** Prints the names of the parts and does nothing else. */
@@ -52,7 +59,8 @@ export async function gpuBench(options: GpuBenchOptions): Promise<boolean> {
   }
   const real = await hasNvidiaDriver();
   const python = await findPython(["torch", "numpy", "msgspec"], process.env, packageRoot, process.cwd());
-  const standin = real ? null : benchStandin();
+  const { gpus } = options.layout;
+  const standin = real ? null : benchStandin(gpus);
   const command: CommandStamp = {
     id: randomUUID(),
     at: new Date().toISOString(),
@@ -63,7 +71,7 @@ export async function gpuBench(options: GpuBenchOptions): Promise<boolean> {
   let ok = true;
   let skipped: readonly Skipped[] = [];
   try {
-    const gpu = real ? await Gpu.open() : null;
+    const gpu = real ? await Gpus.open(gpus) : null;
     const shapes: Shape[] = [
       ...options.shapes.map((name) => generatedShape(name, out)),
       ...options.models.map(givenShape),
@@ -73,6 +81,10 @@ export async function gpuBench(options: GpuBenchOptions): Promise<boolean> {
       shapes,
       cycles: options.cycles,
       graphs: options.graphs,
+      layout: options.layout,
+      iterations: options.iterations,
+      reference: options.reference,
+      lora: options.lora,
       simulated: !real,
       gpuBytes: gpu?.totalBytes ?? STANDIN_BYTES,
       names: options.parts,
@@ -147,6 +159,7 @@ async function report(out: string, skipped: readonly Skipped[], python: string):
     "",
     markdownTable(rows),
     "",
+    ...runTables(results),
     ...skipped.map(({ name, why }) => `Not measured: ${name}: ${why}.`),
     ...notesOf(rows),
     "",
@@ -177,12 +190,12 @@ function environment(python: string): NodeJS.ProcessEnv {
   };
 }
 
-function benchStandin(): Standin {
+function benchStandin(gpus: number): Standin {
   return makeStandin(
     `bench-gpu-${process.pid}`,
     {
       folder: standinFolder(),
-      devices: 1,
+      devices: gpus,
       bytesPerDevice: STANDIN_BYTES,
       granularityBytes: 2 << 20,
       faults: null,
@@ -191,8 +204,9 @@ function benchStandin(): Standin {
   );
 }
 
-/** GPU 0, as NVML sees it. */
-class Gpu {
+/** The GPUs of the bench, as NVML sees them. */
+class Gpus {
+  /** Of each: the smallest. */
   readonly totalBytes: number;
   readonly #used: () => number;
   readonly #usedAtFirst: number;
@@ -203,9 +217,23 @@ class Gpu {
     this.#usedAtFirst = used();
   }
 
-  static async open(): Promise<Gpu> {
+  /** @throws BatonError TOO_FEW_GPUS */
+  static async open(count: number): Promise<Gpus> {
     const nvml = await openNvml();
-    return new Gpu(nvml.memory(0).totalBytes, () => nvml.memory(0).usedBytes);
+    const there = nvml.deviceCount;
+    if (there < count) {
+      throw new BatonError({
+        code: "TOO_FEW_GPUS",
+        message: "This machine has fewer GPUs than the bench shall use.",
+        expected: `${count} GPUs`,
+        found: `${there}`,
+        action: "Give a smaller number to --gpus.",
+      });
+    }
+    const all = Array.from({ length: count }, (_, gpu) => gpu);
+    return new Gpus(Math.min(...all.map((gpu) => nvml.memory(gpu).totalBytes)), () =>
+      all.reduce((sum, gpu) => sum + nvml.memory(gpu).usedBytes, 0),
+    );
   }
 
   /** Waits until the last part's memory is back; goes on after a while with a warning. */
@@ -213,7 +241,7 @@ class Gpu {
     const ends = Date.now() + FREE_MS;
     while (this.#used() > this.#usedAtFirst + LEFT_BYTES) {
       if (Date.now() > ends) {
-        say(`warning: ${this.#used() - this.#usedAtFirst} bytes more than at the beginning are in use on the GPU`);
+        say(`warning: ${this.#used() - this.#usedAtFirst} bytes more than at the beginning are in use on the GPUs`);
         return;
       }
       await sleep(200);

@@ -1,5 +1,5 @@
 /** Runs one part: a process of its own, a log, a deadline; nothing of it is left afterwards. */
-import { rmSync, writeFileSync } from "node:fs";
+import { readFileSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { packageRoot } from "../../cli/package.js";
@@ -9,8 +9,9 @@ import { guardPath, processInfo } from "../../native.js";
 import type { RecipeInput } from "../../recipe/schema.js";
 import { readEvents } from "../../report/events.js";
 import { endOfLog } from "../../report/log-end.js";
+import type { Summary } from "../../report/summary.js";
 import type { Part } from "./plan.js";
-import { type CommandStamp, type PartResult, readRecord, recordPath, writeResult } from "./results.js";
+import { type CommandStamp, type PartResult, type RunFigures, readRecord, recordPath, writeResult } from "./results.js";
 import { runFigures } from "./run-figures.js";
 
 /** How long this process may be stopped before its parts are ended. */
@@ -31,29 +32,29 @@ export interface PartContext {
 /** Runs the part, writes its result, and returns it; whatever goes wrong is in it. */
 export async function runPart(part: Part, graphs: string, context: PartContext): Promise<PartResult> {
   const { out } = context;
-  rmSync(recordPath(out, part.name), { force: true });
+  for (let rank = 0; rank < part.layout.gpus; rank += 1) rmSync(recordPath(out, part.name, rank), { force: true });
   const runFolder = join(out, "runs", part.name);
   const job = {
     ...part.job,
     graphs,
     result: recordPath(out, part.name),
   };
-  if (part.kind === "run") rmSync(join(runFolder, "events.jsonl"), { force: true });
-  const words =
-    part.kind === "run"
-      ? await runWords(part, graphs, job, runFolder, context)
-      : [context.python, "-u", "-m", part.module, JSON.stringify(job)];
+  for (const left of ["events.jsonl", "summary.json"]) {
+    if (part.kind === "run") rmSync(join(runFolder, left), { force: true });
+  }
+  const words = await wordsOf(part, graphs, job, runFolder, context);
   const log = join(out, "logs", `${part.name}.log`);
   const environment = part.kind === "run" ? context.runEnvironment : context.environment;
   const ended = await execute(words, environment, log, part.deadlineMs);
   const record = readRecord(out, part.name);
-  const run = part.kind === "run" ? runFigures(eventsOf(join(runFolder, "events.jsonl"))) : null;
-  const { name, subject, side, shape, variant, release } = part;
+  const run = part.kind === "run" ? runFigures(eventsOf(join(runFolder, "events.jsonl")), leftOf(runFolder)) : null;
+  const { name, subject, side, shape, variant, release, layout } = part;
+  const others = Array.from({ length: layout.gpus }, (_, rank) => readRecord(out, name, rank));
   const result: PartResult = {
-    part: { name, subject, side, shape, variant, release },
+    part: { name, subject, side, shape, variant, release, layout },
     command: context.command,
     graphs,
-    failure: failureOf(ended, part, record, run, log),
+    failure: failureOf(ended, part, others.find((one) => one?.failure != null) ?? record, run, log),
     record,
     run,
   };
@@ -80,17 +81,44 @@ function failureOf(
   return { code: "BENCH_PROCESS_FAILED", message: `${how} ${at}; ${endOfLog(log, 3).join(" | ")}` };
 }
 
-async function runWords(
+/** The command of a part. Several ranks of a run are started as most users do. */
+async function wordsOf(
   part: Part,
   graphs: string,
   job: Readonly<Record<string, unknown>>,
   folder: string,
   context: PartContext,
 ): Promise<string[]> {
+  const { python } = context;
+  const module = ["-m", part.module, JSON.stringify(job)];
+  if (part.kind === "module") return [python, "-u", ...module];
+  const port = String(await freePort());
+  const { gpus } = part.layout;
+  const torchrun = [python, "-m", "torch.distributed.run", "--nproc_per_node", String(gpus)];
+  torchrun.push("--master_addr", "127.0.0.1", "--master_port", port);
+  if (part.kind === "ranks") return [...torchrun, ...module];
+  const accelerate = [python, "-m", "accelerate.commands.launch", "--use_deepspeed", "--num_machines", "1"];
+  accelerate.push("--num_processes", String(gpus), "--main_process_port", port);
+  const launcher = gpus === 1 ? torchrun : accelerate;
+  const recipe = writeRecipe(part, graphs, job, folder, context);
+  const baton = [process.execPath, join(packageRoot, "dist", "cli", "main.js")];
+  return [...baton, "run", recipe, "--log", "--", ...launcher, ...module];
+}
+
+function writeRecipe(
+  part: Part,
+  graphs: string,
+  job: Readonly<Record<string, unknown>>,
+  folder: string,
+  context: PartContext,
+): string {
+  const { gpus, engines, tensorParallel } = part.layout;
   const recipe: RecipeInput = {
     engine: {
       kind: context.simulatedBytes === null ? "vllm" : "small",
       model: String(job.model),
+      engines,
+      tensorParallel,
       dtype: "bfloat16",
       maxModelLength: context.simulatedBytes === null ? 1024 : 64,
       maxSequences: context.simulatedBytes === null ? 64 : 16,
@@ -98,23 +126,16 @@ async function runWords(
       options: context.simulatedBytes === null ? engineOptions(graphs) : {},
     },
     gpus: {
-      count: 1,
+      count: gpus,
       simulated: context.simulatedBytes === null ? null : { memoryBytes: context.simulatedBytes },
     },
-    ranks: 1,
+    ranks: gpus,
     release: part.release,
     out: folder,
   };
   const file = join(context.out, "parts", `${part.name}.recipe`);
   writeFileSync(file, `${JSON.stringify(recipe, null, 2)}\n`);
-  return [
-    process.execPath,
-    join(packageRoot, "dist", "cli", "main.js"),
-    ...["run", file, "--log", "--"],
-    ...[context.python, "-m", "torch.distributed.run", "--nproc_per_node", "1"],
-    ...["--master_addr", "127.0.0.1", "--master_port", String(await freePort())],
-    ...["-m", part.module, JSON.stringify(job)],
-  ];
+  return file;
 }
 
 function engineOptions(graphs: string): Record<string, unknown> {
@@ -125,6 +146,20 @@ function engineOptions(graphs: string): Record<string, unknown> {
 function eventsOf(path: string): ReturnType<typeof readEvents> {
   try {
     return readEvents(path);
+  } catch {
+    return [];
+  }
+}
+
+/** From the summary, where the run got so far. */
+function leftOf(folder: string): RunFigures["left"] {
+  try {
+    const summary = JSON.parse(readFileSync(join(folder, "summary.json"), "utf8")) as Summary;
+    return summary.gpus.map(({ index, leftByTrainingBytes, leftByEngineBytes }) => ({
+      gpu: index,
+      trainingBytes: leftByTrainingBytes,
+      engineBytes: leftByEngineBytes,
+    }));
   } catch {
     return [];
   }

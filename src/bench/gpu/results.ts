@@ -2,6 +2,7 @@
 import { existsSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import type { Part } from "./plan.js";
+import type { GpuMoves, PhaseLedger } from "./run-gpus.js";
 
 /** As the Python side writes it. */
 export interface PartRecord {
@@ -23,6 +24,8 @@ export interface Machine {
   readonly driver: string | null;
   readonly totalBytes: number;
   readonly simulated: boolean;
+  /** How many of them the part used. */
+  readonly gpus: number;
 }
 
 /** The command that a part ran in. */
@@ -34,15 +37,25 @@ export interface CommandStamp {
   readonly node: string;
 }
 
-/** From events.jsonl of a `baton run`: durations by phase and by handoff, in seconds, and the bytes released. */
+/** From events.jsonl of a `baton run`: durations by phase and by handoff, in seconds; bytes by handoff and by GPU. */
 export interface RunFigures {
   readonly phases: Readonly<Record<string, readonly number[]>>;
   readonly releasedBytes: readonly number[];
+  /** Tensors of the syncs that were equal by checksum, and not; notes of workers that fall back to load_weights. */
+  readonly checks: { readonly passed: number; readonly failed: number; readonly fallbacks: number };
+  readonly gpus: readonly GpuMoves[];
+  readonly ledger: readonly PhaseLedger[];
+  /** What each side holds of a GPU while the other one works; null: unknown. */
+  readonly left: readonly {
+    readonly gpu: number;
+    readonly trainingBytes: number | null;
+    readonly engineBytes: number | null;
+  }[];
   readonly failure: { readonly code: string; readonly message: string } | null;
 }
 
 export interface PartResult {
-  readonly part: Pick<Part, "name" | "subject" | "side" | "shape" | "variant" | "release">;
+  readonly part: Pick<Part, "name" | "subject" | "side" | "shape" | "variant" | "release" | "layout">;
   readonly command: CommandStamp;
   readonly graphs: string;
   /** null: it is whole. */
@@ -53,10 +66,12 @@ export interface PartResult {
 
 const folderOf = (out: string): string => join(out, "parts");
 export const resultPath = (out: string, name: string): string => join(folderOf(out), `${name}.json`);
-export const recordPath = (out: string, name: string): string => join(folderOf(out), `${name}.record`);
+/** Of rank 0, or of another of a part with several. */
+export const recordPath = (out: string, name: string, rank = 0): string =>
+  join(folderOf(out), `${name}.record${rank === 0 ? "" : `.rank${rank}`}`);
 
-export function readRecord(out: string, name: string): PartRecord | null {
-  const path = recordPath(out, name);
+export function readRecord(out: string, name: string, rank = 0): PartRecord | null {
+  const path = recordPath(out, name, rank);
   return existsSync(path) ? (JSON.parse(readFileSync(path, "utf8")) as PartRecord) : null;
 }
 

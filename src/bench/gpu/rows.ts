@@ -1,6 +1,6 @@
 /** Rows from what the parts left, with the goals of the project. */
 import { engineRows } from "./engine-rows.js";
-import type { Pair } from "./figures.js";
+import { layoutText, type Pair } from "./figures.js";
 import { handoffRows } from "./handoff-rows.js";
 import { offloadRows } from "./offload-rows.js";
 import type { PartResult } from "./results.js";
@@ -22,10 +22,11 @@ export function rowsOf(results: readonly PartResult[]): GpuRow[] {
 
 /** Ours and its peer; a peer from another GPU is none. */
 function pairs(results: readonly PartResult[]): Pair[] {
-  const keys = [...new Set(results.map(({ part }) => `${part.subject} ${part.variant} ${part.shape}`))];
+  const keyOf = ({ part }: PartResult): string => JSON.stringify([part.subject, part.variant, part.shape, part.layout]);
+  const keys = [...new Set(results.map(keyOf))];
   return keys.map((key) => {
     const of = (side: string): PartResult | null =>
-      results.find(({ part }) => `${part.subject} ${part.variant} ${part.shape}` === key && part.side === side) ?? null;
+      results.find((result) => keyOf(result) === key && result.part.side === side) ?? null;
     return { ours: of("ours"), stock: of("stock") };
   });
 }
@@ -35,7 +36,7 @@ function failures(pair: Pair): GpuRow[] {
     if (result === null || result.failure === null) return [];
     return [
       gpuRow({
-        subject: result.part.subject,
+        subject: result.part.subject + layoutText(result.part.layout),
         shape: result.part.shape,
         metric: `${result.part.variant} ${result.part.side === "ours" ? "Baton" : "peer"}`.trim(),
         unit: "",

@@ -20,9 +20,20 @@ const QWEN = {
     num_attention_heads: 28,
     vocab: 152_064,
   },
+  "14b": {
+    hidden_size: 5120,
+    intermediate_size: 13_824,
+    num_hidden_layers: 48,
+    num_attention_heads: 40,
+    vocab: 152_064,
+  },
   /** For machines without a GPU. */
-  tiny: { hidden_size: 64, intermediate_size: 128, num_hidden_layers: 2, num_attention_heads: 4, vocab: 512 },
+  tiny: { hidden_size: 64, intermediate_size: 128, num_hidden_layers: 2, num_attention_heads: 8, vocab: 512 },
 } as const;
+/** Key-value heads of those that have more than two. */
+const KEY_VALUE_HEADS: Readonly<Record<string, number>> = { "7b": 4, "14b": 8, tiny: 8 };
+/** Those whose output has weights of its own. */
+const UNTIED: readonly string[] = ["7b", "14b"];
 export const SHAPES = Object.keys(QWEN) as ShapeName[];
 export type ShapeName = keyof typeof QWEN;
 
@@ -41,13 +52,13 @@ export function generatedShape(name: ShapeName, out: string): Shape {
     architectures: ["Qwen2ForCausalLM"],
     model_type: "qwen2",
     ...sizes,
-    num_key_value_heads: name === "7b" ? 4 : 2,
+    num_key_value_heads: KEY_VALUE_HEADS[name] ?? 2,
     vocab_size: vocab,
     max_position_embeddings: 4096,
     rms_norm_eps: 1e-6,
     rope_theta: 1e6,
     hidden_act: "silu",
-    tie_word_embeddings: name !== "7b",
+    tie_word_embeddings: !UNTIED.includes(name),
     use_sliding_window: false,
     attention_dropout: 0,
     initializer_range: 0.02,

@@ -1,6 +1,7 @@
 /** The table for people, in Markdown: it reads as it is, and goes into a document as it is. */
 import type { CommandStamp, Machine, PartResult } from "./results.js";
-import type { GpuRow, Spread } from "./row.js";
+import type { GpuRow } from "./row.js";
+import { cell, number, table } from "./text.js";
 
 /** Everything that a reader must know to judge the rows. */
 export interface Heading {
@@ -45,10 +46,10 @@ const GRAPHS_TEXT: Readonly<Record<string, string>> = {
 };
 
 export function headingLines(heading: Heading): string[] {
-  const machines = heading.machines.map(({ gpu, driver, totalBytes, simulated }) =>
+  const machines = heading.machines.map(({ gpu, driver, totalBytes, simulated, gpus }) =>
     simulated
-      ? `a stand-in GPU (simulated), ${size(totalBytes)}`
-      : `${gpu ?? "unknown GPU"} (${size(totalBytes)}), driver ${driver ?? "unknown"}`,
+      ? `${gpus === 1 ? "a stand-in GPU" : `${gpus} stand-in GPUs`} (simulated), ${size(totalBytes)}`
+      : `${gpus === 1 ? "" : `${gpus} x `}${gpu ?? "unknown GPU"} (${size(totalBytes)}), driver ${driver ?? "unknown"}`,
   );
   const versions = Object.entries(heading.versions).map(([name, found]) => `${name} ${found.join(" and ")}`);
   const lines = [
@@ -72,19 +73,6 @@ export function headingLines(heading: Heading): string[] {
 }
 
 const size = (bytes: number): string => `${Number((bytes / 2 ** 30).toFixed(1))} GiB`;
-const number = (value: number | null | undefined): string => {
-  if (value === null || value === undefined) return "-";
-  if (value === 0) return "0";
-  return Math.abs(value) >= 100 ? value.toFixed(0) : String(Number(value.toPrecision(3)));
-};
-
-/** p50, and p95 where there were several; the cold one before them. */
-function cell(spread: Spread | null): string {
-  if (spread === null) return "-";
-  const warm = spread.p95 === null ? number(spread.p50) : `${number(spread.p50)} / ${number(spread.p95)}`;
-  return spread.first === null ? warm : `${number(spread.first)}; ${warm}`;
-}
-
 const COLUMNS = ["subject", "shape", "metric", "unit", "ours", "peer", "to peer", "limit", "of limit", "goal", ""];
 
 /** One table; cells are "first; p50 / p95". */
@@ -102,13 +90,7 @@ export function markdownTable(rows: readonly GpuRow[]): string {
     row.goal ?? "",
     verdict(row),
   ]);
-  const widths = COLUMNS.map((title, column) =>
-    Math.max(title.length, ...cells.map((line) => (line[column] as string).length)),
-  );
-  const line = (parts: readonly string[]): string =>
-    `| ${parts.map((part, column) => part.padEnd(widths[column] as number)).join(" | ")} |`;
-  const rule = `|${widths.map((width) => "-".repeat(width + 2)).join("|")}|`;
-  return [line(COLUMNS), rule, ...cells.map(line)].join("\n");
+  return table(COLUMNS, cells);
 }
 
 function verdict(row: GpuRow): string {

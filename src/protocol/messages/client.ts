@@ -183,8 +183,8 @@ export const planned = z.object({
   fallback: z.union([z.string(), z.null()]),
   runs: count,
   copyBytes: bytes,
-  /** Ranks and, for each, the u64 segment numbers that this worker maps at a sync. */
-  sources: z.array(z.object({ rank: index, segments: binary })),
+  /** Ranks and, for each, the u64 segment numbers that this worker maps at a sync and the bytes that it copies. */
+  sources: z.array(z.object({ rank: index, segments: binary, copyBytes: bytes })),
   /** u64 per tensor: elements of it that this worker holds; u64 per tensor: checksum over their indices only. */
   coveredElements: binary,
   coverage: binary,

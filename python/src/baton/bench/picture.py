@@ -83,7 +83,9 @@ def _steps(result: dict[str, Any]) -> tuple[str, list[tuple[str, float]]]:
     """Name of a handoff's bar, and its steps with the median milliseconds of the warm cycles."""
     part = result["part"]
     ours = part["side"] == "ours"
-    name = f"{part['variant']} {part['shape']}, {'Baton' if ours else 'peer'}"
+    gpus = part["layout"]["gpus"]
+    where = "" if gpus == 1 else f", {gpus} GPUs"
+    name = f"{part['variant']} {part['shape']}{where}, {'Baton' if ours else 'peer'}"
     if ours:
         found = (result["run"] or {}).get("phases", {})
         samples = {step: found.get(step, []) for step in RUN_STEPS}

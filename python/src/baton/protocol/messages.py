@@ -230,6 +230,7 @@ class PlannedSource(msgspec.Struct, kw_only=True, rename="camel"):
 
     rank: Count
     segments: bytes
+    copy_bytes: Count
 
 
 class Planned(msgspec.Struct, kw_only=True, rename="camel", tag="planned", tag_field="type"):
@@ -240,7 +241,8 @@ class Planned(msgspec.Struct, kw_only=True, rename="camel", tag="planned", tag_f
     fallback: str | None
     runs: Count
     copy_bytes: Count
-    #: Ranks and, for each, the u64 segment numbers that this worker maps at a sync.
+    #: Ranks and, for each, the u64 segment numbers that this worker maps at a sync and the bytes that it
+    #: copies.
     sources: list[PlannedSource]
     #: u64 per tensor: elements of it that this worker holds; u64 per tensor: checksum over their indices
     #: only.

@@ -120,6 +120,12 @@ class Plan:
     def copy_bytes(self) -> int:
         return int(self.runs["bytes"].sum())
 
+    def source_bytes(self) -> list[int]:
+        """What is copied from each of the ranks."""
+        found = np.zeros(len(self.pieces.ranks), dtype=np.int64)
+        np.add.at(found, self.runs["slot"], self.runs["bytes"].astype(np.int64))
+        return [int(size) for size in found]
+
     def checksum_items(self) -> npt.NDArray[np.void]:
         """What this worker answers for: its own elements, or, when it falls back, every tensor as it was given to
         `load_weights` (where a tensor lies at a time is then not known; the addresses are 0)."""

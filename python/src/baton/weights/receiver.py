@@ -141,8 +141,10 @@ class Receiver:
                 runs=len(plan.runs),
                 copy_bytes=plan.copy_bytes,
                 sources=[
-                    PlannedSource(rank=rank.rank, segments=arrays.binary_u64(segments))
-                    for rank, segments in zip(plan.pieces.ranks, plan.pieces.segments(), strict=True)
+                    PlannedSource(rank=rank.rank, segments=arrays.binary_u64(segments), copy_bytes=copied)
+                    for rank, segments, copied in zip(
+                        plan.pieces.ranks, plan.pieces.segments(), plan.source_bytes(), strict=True
+                    )
                 ],
                 covered_elements=arrays.binary_u64(planning.covered_elements(items, len(tensors))),
                 coverage=arrays.binary_u64(native.checksum(host.ordinal, items, len(tensors), indices_only=True)),

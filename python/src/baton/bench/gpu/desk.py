@@ -1,7 +1,7 @@
-"""The controller's part of a sync and of a sleep, one step at a time, so that each can be timed alone.
+"""The controller's part of a sleep and of generation, one step at a time, so that each can be timed alone.
 
-It speaks the product's own frames with real engines, workers and ranks, over a socket of its own. A whole handoff is
-measured with the real controller (`handoff_rank`).
+It speaks the product's own frames with real engines, workers and ranks, over a socket of its own; of a sync it is
+`sources`. A whole handoff is measured with the real controller (`handoff_rank`).
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -64,15 +63,6 @@ class Client:
         return message, descriptors
 
 
-@dataclass(frozen=True)
-class SyncTimes:
-    """One sync as the caller sees it, and as the worker says; seconds and bytes."""
-
-    seconds: float
-    answer: m.Synced
-    segments: int
-
-
 class Desk:
     """Socket and processes; gone after the `with` block."""
 
@@ -87,8 +77,9 @@ class Desk:
         self.waiting: list[Client] = []
         self.seq = 0
         self.epoch = 0
-        self.engine: Client
-        self.worker: Client
+        self.engines: list[Client] = []
+        #: By GPU: engine e has GPUs e * TP to e * TP + TP - 1.
+        self.workers: list[Client] = []
         self.ready: m.Ready
 
     def __enter__(self) -> Desk:
@@ -120,12 +111,13 @@ class Desk:
             subprocess.Popen([sys.executable, "-m", module], env=environment, stdin=subprocess.DEVNULL)
         )
 
-    def accept(self, role: str, index: int, seconds: float) -> Client:
-        """The client of this role, whichever order they come in."""
+    def accept(self, role: str, index: int, seconds: float, *, engine: int | None = None) -> Client:
+        """The client of this role, whichever order they come in; `engine`: of a worker."""
         ends = time.monotonic() + seconds
         while True:
             for client in self.waiting:
-                if (client.hello.role, client.hello.index) == (role, index):
+                hello = client.hello
+                if (hello.role, hello.index, hello.engine) == (role, index, engine):
                     self.waiting.remove(client)
                     return client
             if any(child.poll() not in (None, 0) for child in self.children) or time.monotonic() > ends:
@@ -157,8 +149,8 @@ class Desk:
                 simulated=simulated(),
                 # No signs of life are sent from here; the watchdog of each client looks at this process itself.
                 silence_seconds=SILENCE_SECONDS,
-                engines=1,
-                tensor_parallel=1,
+                engines=self.job.engines,
+                tensor_parallel=self.job.tp,
                 max_model_length=MAX_LENGTH if not simulated() else 64,
                 logprob_sequences=0,
                 verify_frozen=0,
@@ -166,165 +158,70 @@ class Desk:
         )
         return Client(hello, frames)
 
-    def start_engine(self) -> None:
+    def start_engines(self) -> None:
         """vLLM on a GPU, the small engine on a stand-in; asleep afterwards."""
-        config: dict[str, Any] = {
-            "kind": "small" if simulated() else "vllm",
-            "index": 0,
-            "model": self.job.model,
-            "tensor_parallel": 1,
-            "devices": [0],
-            "dtype": "bfloat16",
-            "max_model_length": MAX_LENGTH if not simulated() else 64,
-            "max_sequences": MAX_SEQUENCES if not simulated() else 16,
-            "cache_bytes": self.job.cache_bytes or None,
-            "options": {} if simulated() else engine_options(self.job),
-        }
-        self.spawn("baton.engines", BATON_ENGINE=json.dumps(config), BATON_STANDIN_ROLE="engine")
-        self.engine = self.accept("engine", 0, START_SECONDS)
-        self.worker = self.accept("worker", 0, START_SECONDS)
-        self.ready, _ = self.engine.expect(m.Ready, START_SECONDS)
+        job = self.job
+        for engine in range(job.engines):
+            config: dict[str, Any] = {
+                "kind": "small" if simulated() else "vllm",
+                "index": engine,
+                "model": job.model,
+                "tensor_parallel": job.tp,
+                "devices": list(range(engine * job.tp, (engine + 1) * job.tp)),
+                "dtype": "bfloat16",
+                "max_model_length": MAX_LENGTH if not simulated() else 64,
+                "max_sequences": MAX_SEQUENCES if not simulated() else 16,
+                "cache_bytes": job.cache_bytes or None,
+                "options": {} if simulated() else engine_options(job),
+            }
+            self.spawn("baton.engines", BATON_ENGINE=json.dumps(config), BATON_STANDIN_ROLE="engine")
+        for engine in range(job.engines):
+            self.engines.append(self.accept("engine", engine, START_SECONDS))
+            self.workers += [self.accept("worker", index, START_SECONDS, engine=engine) for index in range(job.tp)]
+        for client in self.engines:
+            self.ready, _ = client.expect(m.Ready, START_SECONDS)
 
-    # ---- steps of a handoff -----------------------------------------------------------------------------
+    # ---- steps of a handoff, by all engines at once -----------------------------------------------------
 
     def wake(self, tag: m.WakeTag) -> None:
-        self.engine.frames.send(m.Wake(seq=self.next_seq(), tags=[tag]))
-        self.engine.expect(m.Awake)
+        seq = self.next_seq()
+        for engine in self.engines:
+            engine.frames.send(m.Wake(seq=seq, tags=[tag]))
+        for engine in self.engines:
+            engine.expect(m.Awake)
 
     def sleep(self) -> None:
-        self.engine.frames.send(m.Sleep(seq=self.next_seq(), level=2))
-        self.engine.expect(m.Asleep)
+        seq = self.next_seq()
+        for engine in self.engines:
+            engine.frames.send(m.Sleep(seq=seq, level=2))
+        for engine in self.engines:
+            engine.expect(m.Asleep)
 
-    def generate(self, max_tokens: int) -> int:
-        """How many tokens came back; greedy."""
-        self.engine.frames.send(
-            m.Generate(
-                request=self.next_seq(),
-                epoch=self.epoch,
-                tokens=arrays.binary_u32([token for prompt in PROMPTS for token in prompt]),
-                lengths=arrays.binary_u32([len(prompt) for prompt in PROMPTS]),
-                sampling=m.Sampling(n=1, temperature=0.0, top_p=1.0, max_tokens=max_tokens, stop_token_ids=[], seed=1),
-                samples=arrays.binary_u32([1] * len(PROMPTS)),
-                streams=arrays.binary_u32(list(range(len(PROMPTS)))),
+    def generate(self, max_tokens: int) -> list[list[int]]:
+        """The tokens of each engine, of all prompts one after another; greedy."""
+        request = self.next_seq()
+        for engine in self.engines:
+            engine.frames.send(
+                m.Generate(
+                    request=request,
+                    epoch=self.epoch,
+                    tokens=arrays.binary_u32([token for prompt in PROMPTS for token in prompt]),
+                    lengths=arrays.binary_u32([len(prompt) for prompt in PROMPTS]),
+                    sampling=m.Sampling(
+                        n=1, temperature=0.0, top_p=1.0, max_tokens=max_tokens, stop_token_ids=[], seed=1
+                    ),
+                    samples=arrays.binary_u32([1] * len(PROMPTS)),
+                    streams=arrays.binary_u32(list(range(len(PROMPTS)))),
+                )
             )
-        )
-        answer, _ = self.engine.expect(m.Generated)
-        return int(arrays.u32s(answer.lengths, "lengths").sum())
+        answers = [engine.expect(m.Generated)[0] for engine in self.engines]
+        return [arrays.u32s(answer.tokens, "tokens").tolist() for answer in answers]
 
     def shutdown(self) -> None:
-        self.engine.frames.send(m.Shutdown(failure=None))
-        for child in self.children[:1]:
+        for engine in self.engines:
+            engine.frames.send(m.Shutdown(failure=None))
+        for child in self.children[: len(self.engines)]:
             child.wait(15)
-
-
-class Sources:
-    """Processes that hold the model's tensors as a trainer's ranks do, all of them on GPU 0."""
-
-    def __init__(self, desk: Desk, stage: int, world: int) -> None:
-        self.desk, self.world = desk, world
-        first = len(desk.children)
-        for rank in range(world):
-            spec = {"model": desk.job.model, "stage": stage, "rank": rank, "world": world}
-            desk.spawn("baton.bench.gpu.weights_rank", BATON_BENCH_RANK=json.dumps(spec), BATON_STANDIN_ROLE="rank")
-        self.children = desk.children[first:]
-        self.ranks = [desk.accept("rank", rank, ANSWER_SECONDS) for rank in range(world)]
-        self.manifests = [rank.expect(m.Manifest)[0] for rank in self.ranks]
-        seq = desk.next_seq()
-        for rank, manifest in enumerate(self.manifests):
-            desk.worker.frames.send(
-                m.RankManifest(seq=seq, rank=rank, gpu=0, last=rank == world - 1, manifest=manifest)
-            )
-        desk.engine.frames.send(m.Plan(seq=seq))
-        self.plan = _answer(desk, m.Planned)
-
-    def sync(self, *, checksums: bool, compare: bool = False) -> SyncTimes:
-        """Ranks export, the worker takes the weights; the engine's weights must be awake."""
-        desk = self.desk
-        began = time.perf_counter()
-        desk.epoch += 1
-        sums: dict[int, Any] = {}
-        frames: list[tuple[m.Sources, list[int]]] = []
-        for source in self.plan.sources:
-            rank = self.ranks[source.rank]
-            rank.frames.send(m.ExportSegments(seq=desk.next_seq(), segments=source.segments, checksums=checksums))
-        for number, source in enumerate(self.plan.sources):
-            last_source = number == len(self.plan.sources) - 1
-            while True:
-                answer, descriptors = self.ranks[source.rank].expect(m.Exported)
-                frames.append(
-                    (
-                        m.Sources(
-                            seq=0,
-                            epoch=desk.epoch,
-                            rank=source.rank,
-                            segment_bytes=self.manifests[source.rank].segment_bytes,
-                            segments=answer.segments,
-                            compare=compare,
-                            checksums=checksums,
-                            last=last_source and answer.last,
-                        ),
-                        descriptors,
-                    )
-                )
-                if answer.last:
-                    sums[source.rank] = answer.checksums
-                    break
-        seq = desk.next_seq()
-        segments = 0
-        for frame, descriptors in frames:
-            frame.seq = seq
-            segments += len(descriptors)
-            desk.worker.frames.send(frame, descriptors)
-            for descriptor in descriptors:
-                os.close(descriptor)
-        desk.engine.frames.send(m.Sync(seq=seq, epoch=desk.epoch, compare=compare))
-        answer = _answer(desk, m.Synced)
-        seconds = time.perf_counter() - began
-        if checksums:
-            self._check(sums, answer)
-        return SyncTimes(seconds, answer, segments)
-
-    def _check(self, sums: dict[int, Any], answer: m.Synced) -> None:
-        """The worker holds every tensor a whole number of times; random weights make equal sums no accident."""
-        import numpy as np
-
-        whole: Any = sum(arrays.u64s(found, "checksums") for found in sums.values())
-        sizes = np.array([int(np.prod(shape)) for shape in self.manifests[0].shapes], dtype=np.uint64)
-        times = arrays.u64s(self.plan.covered_elements, "coveredElements") // sizes
-        held = arrays.u64s(answer.checksums, "checksums")
-        if not whole.any() or not np.array_equal(held, times * whole):
-            raise BatonError(
-                "WEIGHTS_DIFFER",
-                "The engine does not hold what the ranks hold.",
-                expected="equal checksums of every tensor",
-                found=f"{int((held != times * whole).sum())} of {len(held)} differ",
-                action="Please report this.",
-            )
-
-    def close(self) -> None:
-        for child in self.children:
-            self.desk.children.remove(child)
-            child.kill()
-            child.wait()
-
-
-def _answer(desk: Desk, kind: type[T]) -> T:
-    """The worker's frame, or the engine's failure when that comes instead."""
-    ends = time.monotonic() + ANSWER_SECONDS
-    while True:
-        ready = select.select([desk.worker.frames, desk.engine.frames], [], [], 1.0)[0]
-        if desk.worker.frames in ready:
-            return desk.worker.expect(kind)[0]
-        if desk.engine.frames in ready:
-            desk.engine.receive(1.0)  # nothing but a failure can come here, and it raises
-        if time.monotonic() > ends:
-            raise BatonError(
-                "DEADLINE",
-                "A worker did not answer.",
-                expected=f"{kind.__name__} within {ANSWER_SECONDS:g} s",
-                found="nothing",
-                action="Look at the log of this part.",
-            )
 
 
 def engine_options(job: Job) -> dict[str, Any]:

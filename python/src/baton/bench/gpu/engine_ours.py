@@ -1,4 +1,6 @@
-"""Sync and sleep of Baton's engine: one engine, and trainer's ranks under ZeRO-2, ZeRO-3, and two on one GPU."""
+"""Sync and sleep of Baton's engines, with a trainer's ranks under ZeRO-2 and ZeRO-3.
+
+On one GPU there is one engine, and also two ranks; on several a rank on each GPU, and workers that take from all."""
 
 from __future__ import annotations
 
@@ -6,25 +8,29 @@ import threading
 import time
 
 from baton.bench.gpu import limits
-from baton.bench.gpu.desk import Desk, Sources
+from baton.bench.gpu.desk import PROMPTS, Desk
 from baton.bench.gpu.model import elements_of
 from baton.bench.gpu.part import Job, Results, main, used_bytes
+from baton.bench.gpu.sources import Sources, SyncTimes
 
-#: (name of the samples, ZeRO stage, ranks on this GPU)
-LAYOUTS = (("zero2", 2, 1), ("zero3", 3, 1), ("zero3x2", 3, 2))
+#: (name of the samples, ZeRO stage, ranks), on a single GPU
+ONE_GPU = (("zero2", 2, 1), ("zero3", 3, 1), ("zero3x2", 3, 2))
 _SAMPLED_SYNCS = 3
+_TOKENS = 8
 
 
 def measure(job: Job, results: Results) -> None:
-    limits.device_copy(results, 2 * elements_of(job.model))
+    limits.device_copy(results, 2 * elements_of(job.model) // job.tp, job.gpus)
+    limits.peer_copies(results, job.gpus)
+    layouts = ONE_GPU if job.gpus == 1 else (("zero2", 2, job.gpus), ("zero3", 3, job.gpus))
     with Desk(job) as desk:
         results.step("starting the engine")
         began = time.monotonic()
-        desk.start_engine()
+        desk.start_engines()
         results.value("start seconds", round(time.monotonic() - began, 1))
         results.value("weight bytes", desk.ready.weight_bytes)
         results.value("cache bytes", desk.ready.cache_bytes)
-        for name, stage, world in LAYOUTS:
+        for name, stage, world in layouts:
             results.step(f"sync, {name}")
             desk.wake("weights")
             sources = Sources(desk, stage, world)
@@ -40,10 +46,11 @@ def measure(job: Job, results: Results) -> None:
 
 
 def sync(job: Job, results: Results, sources: Sources, name: str) -> None:
-    results.value(f"{name} fallback", sources.plan.fallback)
+    results.value(f"{name} fallback", next((plan.fallback for plan in sources.plans if plan.fallback), None))
     first = sources.sync(checksums=True, compare=True)
     results.value(f"{name} first sync, compared with load_weights, seconds", first.seconds)
-    results.value(f"{name} parameters that differ from load_weights", first.answer.compared)
+    differing = None if any(one.compared is None for one in first.answers) else differing_in(first)
+    results.value(f"{name} parameters that differ from load_weights", differing)
     plain = sources.sync(checksums=False)
     for _ in range(job.cycles):
         proven = sources.sync(checksums=True)
@@ -51,13 +58,19 @@ def sync(job: Job, results: Results, sources: Sources, name: str) -> None:
         plain = sources.sync(checksums=False)
         results.sample(f"{name} sync seconds", plain.seconds)
         for what in ("map", "copy", "unmap"):
-            results.sample(f"{name} {what} seconds", getattr(plain.answer, f"{what}_seconds"))
+            results.sample(f"{name} {what} seconds", plain.most(f"{what}_seconds"))
         results.show()
-    results.value(f"{name} copied bytes", plain.answer.copied_bytes)
-    results.value(f"{name} runs", plain.answer.runs)
-    results.value(f"{name} descriptors", plain.segments)
+    results.value(f"{name} copied bytes", plain.most("copied_bytes"))
+    results.value(f"{name} copied from other GPUs bytes", sources.remote_bytes())
+    results.value(f"{name} runs", plain.most("runs"))
+    results.value(f"{name} descriptors", plain.descriptors)
     results.value(f"{name} segments with weights", _segments(sources))
     results.value(f"{name} bytes taken by a sync", taken(sources))
+
+
+def differing_in(sync: SyncTimes) -> list[str]:
+    """Parameters that differ from the engine's own load_weights, in any worker."""
+    return sorted({name for answer in sync.answers for name in answer.compared or []})
 
 
 def _segments(sources: Sources) -> int:
@@ -75,14 +88,15 @@ def _segments(sources: Sources) -> int:
 
 
 def taken(sources: Sources) -> int:
-    """The most that the GPU has in use during a sync beyond what it had before, by NVML, in bytes."""
-    before = used_bytes()
-    most, over = before, threading.Event()
+    """The most that any GPU has in use during a sync beyond what it had before, by NVML, in bytes."""
+    gpus = range(sources.desk.job.gpus)
+    before = [used_bytes(gpu) for gpu in gpus]
+    most, over = list(before), threading.Event()
 
     def watch() -> None:
-        nonlocal most
         while not over.is_set():
-            most = max(most, used_bytes())
+            for gpu in gpus:
+                most[gpu] = max(most[gpu], used_bytes(gpu))
 
     watcher = threading.Thread(target=watch, daemon=True)
     watcher.start()
@@ -92,20 +106,28 @@ def taken(sources: Sources) -> int:
     finally:
         over.set()
         watcher.join()
-    return most - before
+    return max(after - first for after, first in zip(most, before, strict=True))
 
 
 def sleep(job: Job, results: Results, desk: Desk, sources: Sources) -> None:
-    results.value("tokens before", desk.generate(8))
-    results.value("awake bytes", used_bytes())
+    """Engines that hold the same weights say the same, before and after."""
+    gpus = range(job.gpus)
+    before = desk.generate(_TOKENS)
+    results.value("tokens before", len(before[0]))
+    results.value("engines that say the same", all(tokens == before[0] for tokens in before))
+    results.value("awake bytes", max(used_bytes(gpu) for gpu in gpus))
     for _ in range(job.cycles + 1):
         results.timed("sleep seconds", desk.sleep)
-        results.sample("asleep bytes", used_bytes())
+        results.sample("asleep bytes", max(used_bytes(gpu) for gpu in gpus))
         results.timed("wake weights seconds", lambda: desk.wake("weights"))
         sources.sync(checksums=False)
         results.timed("wake cache seconds", lambda: desk.wake("kv_cache"))
         results.show()
-    results.value("tokens after", desk.generate(8))
+    after = desk.generate(_TOKENS)
+    results.value("tokens after", len(after[0]))
+    results.value("the same tokens after sleep", after == before)
+    if len(before[0]) != len(PROMPTS) * _TOKENS:
+        raise AssertionError(f"{len(before[0])} tokens came of {len(PROMPTS)} prompts of {_TOKENS}")
 
 
 if __name__ == "__main__":

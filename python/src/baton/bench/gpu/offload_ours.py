@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
-from baton.bench.gpu import limits
-from baton.bench.gpu.part import Job, Results, main, simulated, synchronize, used_bytes
+from baton.bench.gpu import limits, ranks
+from baton.bench.gpu.part import Job, Results, main, simulated, used_bytes
 from baton.bench.gpu.trainer import Trainer, prepare_environment, start_distributed
 
 _WARM_STEPS = 3
@@ -17,13 +17,13 @@ _WARM_STEPS = 3
 def measure(job: Job, results: Results) -> None:
     prepare_environment()
     context = context_bytes(results)
-    limits.pinned_copies(results)
     start_distributed()
+    limits.pinned_copies(results)
     results.step("building the engine")
     from baton.training.arena import own_arena
     from baton.training.memory import TrainingMemory
 
-    memory = TrainingMemory(0)
+    memory = TrainingMemory(ranks.local_rank())
     # As in a run: the arena grows while the training state is built, long before the first handoff.
     memory._arena = arena = own_arena(memory.pool)
     trainer = Trainer(job)
@@ -46,32 +46,45 @@ def measure(job: Job, results: Results) -> None:
 
 
 def context_bytes(results: Results) -> int:
-    """What the GPU has in use when this process has a CUDA context and nothing else."""
+    """What this rank's GPU has in use when its process has a CUDA context and nothing else."""
+    gpu = ranks.local_rank()
     if not simulated():
-        torch.cuda.set_device(0)
+        torch.cuda.set_device(gpu)
         torch.zeros(1, device="cuda")
         torch.cuda.synchronize()
-    context = used_bytes()
+    context = used_bytes(gpu)
     results.value("context bytes", context)
     return context
 
 
 def cycle(memory: Any, results: Results, context: int) -> None:
-    synchronize()
-
-    def release() -> Any:
-        memory.prepare()
-        return memory.pause("all", prepared=True)
-
-    report = results.timed("release seconds", release)
-    results.sample("left bytes", used_bytes() - context)
-    if not simulated():
-        results.sample("torch reserved bytes", torch.cuda.memory_reserved())
-    results.sample("saved bytes", report.saved_bytes)
-    results.sample("released bytes", report.released_bytes)
-    results.sample("outside bytes", report.outside_bytes)
-    returned = results.timed("return seconds", memory.resume)
-    results.sample("copied bytes", returned.copied_bytes)
+    """All ranks release at once, and take back at once."""
+    ranks.together()
+    began = time.perf_counter()
+    memory.prepare()
+    report = memory.pause("all", prepared=True)
+    released = time.perf_counter() - began
+    left = used_bytes(ranks.local_rank()) - context
+    reserved = 0 if simulated() else torch.cuda.memory_reserved()
+    ranks.together()
+    began = time.perf_counter()
+    returned = memory.resume()
+    resumed = time.perf_counter() - began
+    ranks.sample(
+        results,
+        most={
+            "release seconds": released,
+            "left bytes": left,
+            "torch reserved bytes": reserved,
+            "outside bytes": report.outside_bytes,
+            "return seconds": resumed,
+        },
+        mean={
+            "saved bytes": report.saved_bytes,
+            "released bytes": report.released_bytes,
+            "copied bytes": returned.copied_bytes,
+        },
+    )
 
 
 if __name__ == "__main__":

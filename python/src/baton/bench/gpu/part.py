@@ -2,7 +2,8 @@
 
     python -m baton.bench.gpu.PART '{"result": FILE, "model": FOLDER, "cycles": 10, …}'
 
-The file is whole at every moment, so a part that dies or is ended at its deadline leaves what it had measured.
+The file is whole at every moment, so a part that dies or is ended at its deadline leaves what it had measured. Of a
+part with several ranks rank 0 writes it; the others write one beside it, for what they fail of (FILE.rank1, …).
 """
 
 from __future__ import annotations
@@ -44,13 +45,24 @@ class Job:
     length: int = 512
     #: The engine is the small one, and the GPUs stand-ins.
     simulated: bool = False
+    #: Ranks, one a GPU; engines, and workers of each.
+    gpus: int = 1
+    engines: int = 1
+    tp: int = 1
+    #: Optimizer steps between two handoffs.
+    iterations: int = 1
+    #: A frozen reference model beside the policy.
+    reference: bool = False
+    #: Rank of the adapters that are trained instead of all parameters; 0: none.
+    lora: int = 0
 
 
 class Results:
     """The file of one part. `values` are single figures, `samples` lists of one a cycle, the cold one first."""
 
     def __init__(self, job: Job) -> None:
-        self._path = Path(job.result)
+        rank = int(os.environ.get("RANK", "0"))
+        self._path = Path(job.result if rank == 0 else f"{job.result}.rank{rank}")
         self._began = time.monotonic()
         self.record: dict[str, Any] = {
             "job": vars(job),
@@ -63,7 +75,7 @@ class Results:
             "values": {},
             "samples": {},
         }
-        self.record["machine"] = machine()
+        self.record["machine"] = machine(job.gpus)
         self._write()
 
     def step(self, text: str) -> None:
@@ -99,7 +111,7 @@ class Results:
 
     def _write(self) -> None:
         self.record["seconds"] = round(time.monotonic() - self._began, 1)
-        beside = self._path.with_suffix(".part")
+        beside = self._path.with_name(self._path.name + ".part")
         beside.write_text(json.dumps(self.record, indent=1))
         beside.replace(self._path)
 
@@ -134,21 +146,21 @@ def versions() -> dict[str, str | None]:
 
 
 @cache
-def _nvml() -> Any:
+def _nvml(gpu: int = 0) -> Any:
     try:
         import pynvml
     except ImportError:
         from vllm.third_party import pynvml  # pyright: ignore
     pynvml.nvmlInit()
-    return pynvml, pynvml.nvmlDeviceGetHandleByIndex(0)
+    return pynvml, pynvml.nvmlDeviceGetHandleByIndex(gpu)
 
 
 def _text(value: Any) -> str:
     return value.decode() if isinstance(value, bytes) else str(value)
 
 
-def machine() -> dict[str, Any]:
-    """GPU 0 as NVML knows it. None: it does not say."""
+def machine(gpus: int) -> dict[str, Any]:
+    """GPU 0 as NVML knows it, and how many are used. None: it does not say."""
     pynvml, handle = _nvml()
 
     def ask(name: str, *arguments: Any) -> str | None:
@@ -163,12 +175,13 @@ def machine() -> dict[str, Any]:
         "driver": ask("nvmlSystemGetDriverVersion"),
         "totalBytes": int(pynvml.nvmlDeviceGetMemoryInfo(handle).total),
         "simulated": simulated(),
+        "gpus": gpus,
     }
 
 
-def used_bytes() -> int:
-    """Of GPU 0, by everybody."""
-    pynvml, handle = _nvml()
+def used_bytes(gpu: int = 0) -> int:
+    """Of this GPU, by everybody."""
+    pynvml, handle = _nvml(gpu)
     return int(pynvml.nvmlDeviceGetMemoryInfo(handle).used)
 
 

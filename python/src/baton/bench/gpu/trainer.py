@@ -11,13 +11,14 @@ from typing import Any
 import torch
 
 from baton.bench.gpu.part import Job, simulated, synchronize
+from baton.bench.gpu.ranks import rank
 
 _BUCKET_ELEMENTS = 50_000_000
 _LEARNING_RATE = 1e-5
 
 
 def prepare_environment() -> None:
-    """As a launcher would, for one rank; before DeepSpeed is imported."""
+    """As a launcher would, for one rank, where there was none; before DeepSpeed is imported."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -31,7 +32,10 @@ def prepare_environment() -> None:
 
 
 class Trainer:
-    """`build` and `step`; gradients are checkpointed, so that activations are small."""
+    """`build` and `step`; gradients are checkpointed, so that activations are small.
+
+    `frozen`: the reference model, when the job has one and the policy is not its own (with its adapters off).
+    """
 
     def __init__(self, job: Job) -> None:
         from transformers import AutoConfig
@@ -39,9 +43,10 @@ class Trainer:
         self.job = job
         self.device = "cpu" if simulated() else "cuda"
         self.model_config = AutoConfig.from_pretrained(job.model)
-        generator = torch.Generator().manual_seed(0)
+        generator = torch.Generator().manual_seed(rank())
         shape = (job.micro_batch, job.length)
         self.ids = torch.randint(0, self.model_config.vocab_size, shape, generator=generator).to(self.device)
+        self.frozen: list[Any] = []
 
     def config(self) -> dict[str, Any]:
         bucket = _BUCKET_ELEMENTS if not simulated() else 2**18
@@ -62,6 +67,22 @@ class Trainer:
     def build(self) -> Any:
         """A DeepSpeed engine with random weights."""
         import deepspeed
+
+        model = self._model()
+        if self.job.lora:
+            from peft import LoraConfig, get_peft_model
+
+            wanted = LoraConfig(r=self.job.lora, lora_alpha=2 * self.job.lora, target_modules="all-linear")
+            model = get_peft_model(model, wanted, autocast_adapter_dtype=False)
+            model.enable_input_require_grads()  # else no input of a checkpointed layer needs a gradient
+        model.gradient_checkpointing_enable()
+        engine, *_ = deepspeed.initialize(model=model, optimizer=self._optimizer(model), config=self.config())
+        if self.job.reference and not self.job.lora:
+            self.frozen = [self._reference()]
+        return engine
+
+    def _model(self) -> Any:
+        import deepspeed
         from transformers import AutoModelForCausalLM
 
         torch.manual_seed(7)
@@ -69,20 +90,39 @@ class Trainer:
         if self.job.stage == 3:
             init = deepspeed.zero.Init(config_dict_or_path=self.config())
         with init, torch.device(self.device):
-            model: Any = AutoModelForCausalLM.from_config(self.model_config, dtype=torch.bfloat16)
-        model.gradient_checkpointing_enable()
-        engine, *_ = deepspeed.initialize(model=model, optimizer=self._optimizer(model), config=self.config())
+            return AutoModelForCausalLM.from_config(self.model_config, dtype=torch.bfloat16)
+
+    def _reference(self) -> Any:
+        """A frozen copy of the policy as it started; partitioned where the policy is."""
+        import deepspeed
+
+        model = self._model().eval().requires_grad_(False)
+        if self.job.stage != 3:
+            return model
+        kept = ("train_micro_batch_size_per_gpu", "bf16", "zero_optimization", "steps_per_print")
+        engine: Any = deepspeed.initialize(model=model, config={key: self.config()[key] for key in kept})[0]
+        engine.module.eval()
         return engine
 
+    def refer(self, engine: Any) -> None:
+        """A forward pass of the reference model over this rank's batch."""
+        with torch.no_grad(), contextlib.ExitStack() as stack:
+            if self.job.lora:
+                stack.enter_context(engine.module.disable_adapter())
+            model = engine if self.job.lora else self.frozen[0]
+            model(input_ids=self.ids, use_cache=False)
+        synchronize()
+
     def _optimizer(self, model: Any) -> Any:
+        trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
         if simulated():
-            return torch.optim.AdamW(model.parameters(), lr=_LEARNING_RATE)
+            return torch.optim.AdamW(trained, lr=_LEARNING_RATE)
         if self.job.stage == 3:
             # The only one with which DeepSpeed's own offload_states works under ZeRO-3.
             from deepspeed.ops.adam import FusedAdam
 
-            return FusedAdam(model.parameters(), lr=_LEARNING_RATE)
-        return torch.optim.AdamW(model.parameters(), lr=_LEARNING_RATE, fused=True)
+            return FusedAdam(trained, lr=_LEARNING_RATE)
+        return torch.optim.AdamW(trained, lr=_LEARNING_RATE, fused=True)
 
     def step(self, engine: Any) -> float:
         """One optimizer step; its seconds."""

@@ -29,7 +29,7 @@ _WIDTH = 2
 
 def main() -> None:
     spec = json.loads(os.environ["BATON_BENCH_RANK"])
-    rank, world, stage = int(spec["rank"]), int(spec["world"]), int(spec["stage"])
+    rank, world, stage, gpu = (int(spec[name]) for name in ("rank", "world", "stage", "gpu"))
     tensors = tensors_of(spec["model"])
     pieces: list[tuple[int, int, int, int]] = []  # tensor, first element, elements, offset in elements
     at = 0
@@ -41,25 +41,26 @@ def main() -> None:
         if count:
             pieces.append((index, begin, count, at))
         at += share
-    device = "cpu" if simulated() else "cuda:0"
+    device = "cpu" if simulated() else f"cuda:{gpu}"
     if not simulated():
-        torch.cuda.set_device(0)
+        torch.cuda.set_device(gpu)
         torch.zeros(1, device=device)
-    memory = TrainingMemory(0)
+    memory = TrainingMemory(gpu)
     with memory:
         flat = torch.empty(at, dtype=torch.bfloat16, device=device)
-    torch.manual_seed(11 + rank)
+    torch.manual_seed(11 + rank if stage == 3 else 11)  # replicas are the same
     flat.normal_(0, 0.02)
     synchronize()
     if not memory.pool.owns(flat.data_ptr()):
         raise SystemExit("the weights are not in the training memory")
-    _serve(rank, world, stage, memory.pool, tensors, pieces, flat)
+    _serve(rank, world, stage, gpu, memory.pool, tensors, pieces, flat)
 
 
 def _serve(
     rank: int,
     world: int,
     stage: int,
+    gpu: int,
     pool: native.Pool,
     tensors: dict[str, tuple[int, ...]],
     pieces: list[tuple[int, int, int, int]],
@@ -71,7 +72,7 @@ def _serve(
         [(base + offset * _WIDTH, start, count, _WIDTH, index) for index, start, count, offset in pieces],
         native.CHECKSUM_ITEM,
     )
-    connection = Connection.open("rank", rank, gpu=0, local_rank=rank, world_size=world, local_world_size=world)
+    connection = Connection.open("rank", rank, gpu=gpu, local_rank=rank, world_size=world, local_world_size=world)
     connection.send(
         m.Manifest(
             zero_stage=stage,
@@ -91,7 +92,7 @@ def _serve(
     while True:
         message, _ = connection.expect(m.ExportSegments)
         segments = arrays.u64s(message.segments, "segments")
-        sums = arrays.binary_u64(native.checksum(0, items, len(tensors))) if message.checksums else b""
+        sums = arrays.binary_u64(native.checksum(gpu, items, len(tensors))) if message.checksums else b""
         for begin in range(0, max(segments.size, 1), MAX_DESCRIPTORS):
             part = segments[begin : begin + MAX_DESCRIPTORS]
             last = begin + part.size >= segments.size
