@@ -2,8 +2,8 @@
 
     trl_check.py FOLDER --model CHECKPOINT [--zero 2] [--steps 60]
 
-SmolLM2-135M-Instruct learns sums by both, one after the other. Needs vLLM, trl 1.16 and datasets. Each leaves its log in
-FOLDER/NAME/report.json.
+SmolLM2-135M-Instruct learns sums by both, one after the other. Needs vLLM, trl 1.16 and datasets. Each leaves its log
+in FOLDER/NAME/report.json.
 """
 
 from __future__ import annotations

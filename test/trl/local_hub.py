@@ -1,48 +1,62 @@
 """The tiny models and data of TRL's own tests, made here: machines without a network cannot fetch them.
 
 They have the names, layouts and kinds of those on the hub (`trl-internal-testing`), with random weights and a
-tokenizer of bytes. `from_pretrained` and `load_dataset` find them in the current folder.
+tokenizer of bytes and pairs of letters. `from_pretrained` and `load_dataset` find them in the current folder.
 """
 
 from __future__ import annotations
 
+import codecs
+import contextlib
+import io
+import itertools
 import json
+import string
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM, Qwen2ForSequenceClassification
+from transformers import (
+    LlamaConfig,
+    LlamaForSequenceClassification,
+    PreTrainedTokenizerFast,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+    Qwen2ForSequenceClassification,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+    Qwen3ForSequenceClassification,
+)
 
 OWNER = "trl-internal-testing"
-POLICY = f"{OWNER}/tiny-Qwen2ForCausalLM-2.5"
-REWARD = f"{OWNER}/tiny-Qwen2ForSequenceClassification-2.5"
-SENTENCES = (
-    "Beautiful is better than",
-    "Explicit is",
-    "Simple is better",
-    "Complex",
-    "Flat is better than",
-    "Sparse is better",
-    "Readability",
-    "Special cases aren't special",
-    "Errors should never",
-    "In the face of ambiguity,",
-    "There should be",
-    "Now is better",
-    "If the implementation is hard to",
-    "Namespaces are",
-    "Although practicality",
-    "Unless",
-    "Although that way",
-)
+MODELS: dict[str, tuple[Any, Any]] = {
+    "tiny-Qwen2ForCausalLM-2.5": (Qwen2ForCausalLM, Qwen2Config),
+    "tiny-Qwen2ForSequenceClassification-2.5": (Qwen2ForSequenceClassification, Qwen2Config),
+    "tiny-Qwen3ForCausalLM": (Qwen3ForCausalLM, Qwen3Config),
+    "tiny-Qwen3ForSequenceClassification": (Qwen3ForSequenceClassification, Qwen3Config),
+    "tiny-LlamaForSequenceClassification-3.2": (LlamaForSequenceClassification, LlamaConfig),
+}
+#: How many words of each line of the Zen of Python a prompt is.
+WORDS = (4, 2, 3, 1, 4, 3, 1, 4, 3, 3, 2, 6, 6, 11, 2, 4, 7, 5, 5)
+TEST_ROWS = 2
+
+
+def prompts() -> list[str]:
+    with contextlib.redirect_stdout(io.StringIO()):
+        import this
+    lines = codecs.decode(this.s, "rot13").splitlines()[2:]
+    return [" ".join(line.split()[:words]) for line, words in zip(lines, WORDS, strict=True)]
 
 
 def tokenizer() -> PreTrainedTokenizerFast:
     special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
     symbols = sorted(pre_tokenizers.ByteLevel.alphabet())
-    found = Tokenizer(models.BPE(vocab={symbol: number for number, symbol in enumerate(symbols)}, merges=[]))
+    # With so many tokens random completions seldom end by chance, and all of them are text.
+    pairs = list(itertools.product(string.ascii_letters, repeat=2))
+    vocabulary = [*symbols, *("".join(pair) for pair in pairs)]
+    found = Tokenizer(models.BPE(vocab={token: number for number, token in enumerate(vocabulary)}, merges=pairs))
     found.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     found.decoder = decoders.ByteLevel()
     found.add_special_tokens([AddedToken(text, special=True) for text in special])
@@ -69,12 +83,10 @@ def make(folder: Path) -> Path:
         "pad_token_id": words.pad_token_id,
     }
     torch.manual_seed(0)
-    for name, model in (
-        (POLICY, Qwen2ForCausalLM(Qwen2Config(**sizes))),
-        (REWARD, Qwen2ForSequenceClassification(Qwen2Config(**sizes, num_labels=1))),
-    ):
-        model.save_pretrained(folder / name)
-        words.save_pretrained(folder / name)
+    for name, (kind, config) in MODELS.items():
+        # With a classification head of one label; a language model takes no notice.
+        kind(config(**sizes, num_labels=1)).save_pretrained(folder / OWNER / name)
+        words.save_pretrained(folder / OWNER / name)
     zen = folder / OWNER / "zen"
     configs = []
     for name, row in (
@@ -82,7 +94,7 @@ def make(folder: Path) -> Path:
         ("conversational_prompt_only", lambda text: {"prompt": [{"role": "user", "content": text}]}),
     ):
         entries = []
-        for split, some in (("train", SENTENCES), ("test", SENTENCES[:2])):
+        for split, some in (("train", prompts()[:-TEST_ROWS]), ("test", prompts()[-TEST_ROWS:])):
             path = zen / name / f"{split}.jsonl"
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text("".join(json.dumps(row(text)) + "\n" for text in some))

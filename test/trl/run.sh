@@ -14,7 +14,7 @@ checkout=$(cd "$1" && pwd)
 shift
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
-export SUITE_HUB="$work/hub" HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false BATON_PYTHON="$python"
+export SUITE_HUB="$work/hub" HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false OMP_NUM_THREADS=1 BATON_PYTHON="$python"
 export PYTHONPATH="$here${PYTHONPATH:+:$PYTHONPATH}" PATH="$(dirname "$python"):$PATH"
 if ! nvidia-smi >/dev/null 2>&1; then
   export DS_ACCELERATOR=cpu CUDA_VISIBLE_DEVICES=
