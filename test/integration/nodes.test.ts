@@ -67,25 +67,31 @@ describe("two nodes", () => {
   });
 });
 
-describe.runIf(all)("more than two nodes", () => {
-  it("train together, and end together", async () => {
+describe.runIf(all)("four nodes", () => {
+  const fourNodes = async (folder: string, options: LightOptions): Promise<Baton[]> => {
+    const port = await freePorts();
+    return [0, 1, 2, 3].map((node) => lightNode(folder, node, port, options, 4));
+  };
+
+  it("train together", async () => {
     await withFolder(async (folder) => {
-      const run = async (steps: number) => {
-        const port = await freePorts();
-        const options = { steps, pauseSeconds: steps === 3 ? 0 : 0.15 };
-        return [0, 1, 2, 3].map((node) => lightNode(folder, node, port, options, 4));
-      };
-      const good = await run(3);
-      for (const node of good) expect(await node.ended).toMatchObject({ code: 0 });
-      expect(good[0]?.summary().nodes?.totals).toMatchObject({ reported: 4, ranks: 8 });
-      const hit = await run(60);
-      await hit[2]?.event((event) => event.type === "phase" && event.to === "generate");
-      process.kill(hit[2]?.pid as number, "SIGKILL");
-      for (const [node, baton] of hit.entries()) {
+      const nodes = await fourNodes(folder, {});
+      for (const node of nodes) expect(await node.ended).toMatchObject({ code: 0 });
+      expect(nodes[0]?.summary().nodes?.totals).toMatchObject({ reported: 4, ranks: 8 });
+    });
+  });
+
+  it("end together", async () => {
+    await withFolder(async (folder) => {
+      const nodes = await fourNodes(folder, { steps: 60, pauseSeconds: 0.15 });
+      await nodes[2]?.event((event) => event.type === "phase" && event.to === "generate");
+      process.kill(nodes[2]?.pid as number, "SIGKILL");
+      for (const [node, baton] of nodes.entries()) {
         const { output } = await baton.ended;
         expect(errorCodes(output), output).toEqual(node === 2 ? [] : ["NODE_LOST"]);
       }
-      expect(hit[0]?.summary().nodes?.each.map(({ summary }) => summary === null)).toEqual([false, false, true, false]);
+      const summaries = nodes[0]?.summary().nodes?.each.map(({ summary }) => summary !== null);
+      expect(summaries).toEqual([true, true, false, true]);
       await allGone(folder, GONE_MS);
     });
   });
