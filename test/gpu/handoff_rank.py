@@ -47,10 +47,13 @@ def build(options: argparse.Namespace) -> Any:
         torch.manual_seed(0)
         with torch.device(device()):
             model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(options.model), dtype=torch.bfloat16)
+        zero = {"stage": options.zero}
+        if simulated():  # DeepSpeed's own buckets are larger than a stand-in GPU
+            zero |= {"reduce_bucket_size": 2**18, "allgather_bucket_size": 2**18}
         config = {
             "train_micro_batch_size_per_gpu": ROWS,
             "gradient_clipping": 1.0,
-            "zero_optimization": {"stage": options.zero},
+            "zero_optimization": zero,
             "bf16": {"enabled": True},
             "zero_allow_untested_optimizer": True,
             "steps_per_print": 2**31,

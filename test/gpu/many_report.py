@@ -11,23 +11,32 @@ def report(found: dict[str, Any], work: Path) -> tuple[str, bool]:
     mark = " (simulated: stand-in GPUs say nothing about speed)" if found["simulated"] else ""
     lines = [f"# {found['gpus']} GPUs{mark}", "", "| part | seconds | ended | checks passed | failed |"]
     lines.append("|---|---|---|---|---|")
-    problems: list[str] = []
+    failures = [result for result in found["bench"].get("results", []) if result["failure"]]
+    problems = [told(result) for result in failures if result["part"]["side"] == "ours"]
+    peers = [told(result) for result in failures if result["part"]["side"] == "stock"]
     for part in found["parts"]:
         checks = part["checks"] or {"passed": [], "failed": []}
         ended = "in good order" if part["status"] == 0 else str(part["status"])
         counts = f"{len(checks['passed'])} | {len(checks['failed'])}" if part["checks"] else "- | -"
         lines.append(f"| {part['name']} | {part['seconds']:.0f} | {ended} | {counts} |")
         problems += [f"{part['name']}: {what}" for what in checks["failed"]]
-        if part["status"] != 0 and not checks["failed"]:
+        # A bench that ends with 1 has a part that failed, which its results name.
+        explained = checks["failed"] or (part["status"] == 1 and not part["checks"] and failures)
+        if part["status"] != 0 and not explained:
             problems.append(f"{part['name']}: {ended}")
     lines += ["", *(f"Not run: {what}." for what in found["notRun"])]
     lines += [f"FAILED: {problem}" for problem in problems]
+    lines += [f"No peer: {peer}" for peer in peers]
     lines += goals(found["bench"])
     table = work / "bench" / "bench.md"
     if found["bench"]:
         lines += ["", "## The bench", "", table.read_text().strip()]
     lines += figures(found["parts"])
     return "\n".join(lines) + "\n", bool(problems)
+
+
+def told(result: dict[str, Any]) -> str:
+    return f"{result['part']['name']}: {result['failure']['code']}: {result['failure']['message']}"
 
 
 def goals(bench: dict[str, Any]) -> list[str]:

@@ -184,6 +184,7 @@ def main() -> None:
     engine = training.build(memory)
     memory.attach(engine)
     weights = Weights.of(memory)
+    weights.checksums(memory)  # takes GPU memory of its own, once
     handoffs = Handoffs(memory)
     handoffs.once()  # before the first step: no moments yet
     course: list[str] = []

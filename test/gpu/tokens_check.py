@@ -3,7 +3,7 @@
     tokens_check.py FOLDER [--gpus N] [--engines M] [--zero 2 3] [--simulated] [--json FILE]
 
 On real GPUs that is vLLM with the same tensor parallelism, which read the checkpoint from disk; on stand-ins
-transformers. Every sync of the runs is compared by checksum, the first one with the engine's own load_weights.
+transformers, in float32: in bfloat16 sums in another order say other tokens. Every sync of the runs is compared by checksum, the first one with the engine's own load_weights.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def loaded_by_transformers(model: Path) -> list[list[int]]:
     import torch
     from transformers import AutoModelForCausalLM
 
-    policy = AutoModelForCausalLM.from_pretrained(model, dtype=torch.bfloat16).eval()
+    policy = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32).eval()
     said = []
     for prompt in PROMPTS:
         ids = list(prompt)
@@ -82,11 +82,12 @@ def main() -> int:
         return 0
     checks = Checks(f"tokens, {node.gpus} GPUs, {node.engines} engines of TP={node.tensor_parallel}")
     model = write_checkpoint(folder / "model", node.simulated)
+    dtype = "float32" if node.simulated else "bfloat16"
     runs = {}
     for zero in options.zero:
-        engine = {"cacheBytes": "1GiB", "options": {"enforceEager": True}}
+        engine = {"cacheBytes": "1GiB", "options": {"enforceEager": True}, "dtype": dtype}
         recipe = write_recipe(folder / f"zero{zero}", model, node=node, **engine)
-        script = [str(HERE / "tokens_rank.py"), "--model", str(model), "--zero", str(zero)]
+        script = [str(HERE / "tokens_rank.py"), "--model", str(model), "--zero", str(zero), "--dtype", dtype]
         runs[zero] = Run(recipe, [*script, "--out", str(recipe.parent)])
         if node.simulated:
             runs[zero].wait(RUN_SECONDS)  # two at once are too much for a small machine

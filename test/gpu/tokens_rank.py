@@ -27,24 +27,28 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--model", required=True)
     parser.add_argument("--zero", type=int, default=2)
+    parser.add_argument("--dtype", default="bfloat16")
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
     deepspeed.init_distributed("gloo" if simulated() else "nccl")
     if not simulated():
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     zero = {"stage": options.zero}
+    if simulated():  # DeepSpeed's own buckets are larger than a stand-in GPU
+        zero |= {"reduce_bucket_size": 2**18, "allgather_bucket_size": 2**18}
     if options.zero == 3:
         zero["stage3_param_persistence_threshold"] = 0
     config = {
         "train_micro_batch_size_per_gpu": 1,
         "zero_optimization": zero,
-        "bf16": {"enabled": True},
+        "bf16": {"enabled": options.dtype == "bfloat16"},
+        "zero_force_ds_cpu_optimizer": False,
         "zero_allow_untested_optimizer": True,
         "steps_per_print": 2**31,
     }
     with baton.training_memory():
         partitioned = HfDeepSpeedConfig(config) if options.zero == 3 else None
-        model = AutoModelForCausalLM.from_pretrained(options.model, dtype=torch.bfloat16)
+        model = AutoModelForCausalLM.from_pretrained(options.model, dtype=getattr(torch, options.dtype))
         optimizer = torch.optim.AdamW(model.parameters(), lr=0.0)
         engine = deepspeed.initialize(model=model, optimizer=optimizer, config=config)[0]
     del partitioned

@@ -102,5 +102,6 @@ function verdict(row: GpuRow): string {
 
 /** What ours, peer and limit are, once for each kind of row. */
 export function notesOf(rows: readonly GpuRow[]): string[] {
-  return [...new Set(rows.map(({ subject, metric, note }) => `- ${subject}, ${metric}: ${note}.`))];
+  const anywhere = (subject: string): string => subject.replace(/, \d+ GPUs.*$/, "");
+  return [...new Set(rows.map(({ subject, metric, note }) => `- ${anywhere(subject)}, ${metric}: ${note}.`))];
 }

@@ -12,6 +12,7 @@ from baton.bench.gpu.desk import PROMPTS, Desk
 from baton.bench.gpu.model import elements_of
 from baton.bench.gpu.part import Job, Results, main, used_bytes
 from baton.bench.gpu.sources import Sources, SyncTimes
+from baton.errors import BatonError
 
 #: (name of the samples, ZeRO stage, ranks), on a single GPU
 ONE_GPU = (("zero2", 2, 1), ("zero3", 3, 1), ("zero3x2", 3, 2))
@@ -51,6 +52,14 @@ def sync(job: Job, results: Results, sources: Sources, name: str) -> None:
     results.value(f"{name} first sync, compared with load_weights, seconds", first.seconds)
     differing = None if any(one.compared is None for one in first.answers) else differing_in(first)
     results.value(f"{name} parameters that differ from load_weights", differing)
+    if differing:
+        raise BatonError(
+            "WEIGHTS_DIFFER",
+            "The engines do not hold what their own load_weights would have put there.",
+            expected="every parameter equal, to the bit",
+            found=f"{len(differing)} differ: {', '.join(differing[:5])}",
+            action="Please report this.",
+        )
     plain = sources.sync(checksums=False)
     for _ in range(job.cycles):
         proven = sources.sync(checksums=True)

@@ -13,6 +13,7 @@ from baton.bench.gpu.desk import ANSWER_SECONDS, Client, Desk
 from baton.errors import BatonError
 from baton.protocol import arrays
 from baton.protocol import messages as m
+from baton.protocol.frames import MAX_DESCRIPTORS
 
 T = TypeVar("T")
 
@@ -110,8 +111,6 @@ class Sources:
         compare: bool,
     ) -> None:
         """The descriptors that the worker's plan names, as many with a frame as go."""
-        from baton.protocol.frames import MAX_DESCRIPTORS
-
         frames: list[tuple[int, Any]] = []
         for source in plan.sources:
             segments = arrays.u64s(source.segments, "segments")
