@@ -106,7 +106,9 @@ export function worldsDiffer(expected: string, found: string): Failure {
     message: "the ranks of the nodes are not one training job",
     expected,
     found,
-    action: "Give the launcher of every node --nnodes, --node-rank, --master-addr and --master-port of the same job.",
+    action:
+      "Give the launcher of every node --nnodes, --node-rank, --master-addr and --master-port of the same job; to " +
+      "accelerate also --deepspeed_multinode_launcher standard.",
   };
 }
 

@@ -66,7 +66,7 @@ def verdicts(texts: list[str], problems: list[dict[str, Any]]) -> list[tuple[Any
     found = []
     for text, row in zip(texts, problems, strict=True):
         gold = parse(row["answer"].rpartition("####")[2].strip())
-        given = parse(text.rpartition("####")[2] if "####" in text else text)
+        given = parse(text)
         found.append((given[-1] if given else None, bool(given) and verify(gold, given)))
     return found
 

@@ -25,7 +25,7 @@ def in_a_run(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def refused(args: GRPOConfig, **more: Any) -> BatonError:
-    args.deepspeed_plugin = SimpleNamespace()  # pyright: ignore
+    args.deepspeed_plugin = SimpleNamespace(deepspeed_config={})  # pyright: ignore
     with pytest.raises(BatonError) as caught:
         options.honoured(args, **more)
     return caught.value
@@ -76,7 +76,7 @@ def test_all_that_is_refused_is_named_at_once(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("in_a_run")
 def test_generation_goes_through_the_engines_and_the_users_arguments_stay(tmp_path: Path) -> None:
     args = config(tmp_path, top_k=0, min_p=0.0, generation_kwargs={"repetition_penalty": 1.0, "max_tokens": 3})
-    args.deepspeed_plugin = SimpleNamespace()  # pyright: ignore
+    args.deepspeed_plugin = SimpleNamespace(deepspeed_config={})  # pyright: ignore
     ours = options.honoured(args)
     assert ours.use_vllm
     assert not args.use_vllm
@@ -126,3 +126,30 @@ def test_generation_before_the_training_is_an_error_that_says_so() -> None:
     with pytest.raises(BatonError) as caught:
         generation.generate([[1]], None, 1)
     assert caught.value.code == "NOT_TRAINING"
+
+
+@pytest.mark.usefixtures("in_a_run")
+def test_what_deepspeed_is_told_is_looked_at_before_the_model_is_built(tmp_path: Path) -> None:
+    args = config(tmp_path)
+    args.deepspeed_plugin = SimpleNamespace(  # pyright: ignore
+        deepspeed_config={"zero_optimization": {"stage": 3, "offload_optimizer": {"device": "cpu"}}}
+    )
+    with pytest.raises(BatonError) as caught:
+        options.honoured(args)
+    assert caught.value.code == "UNSUPPORTED_DEEPSPEED"
+
+
+@pytest.mark.usefixtures("in_a_run")
+def test_options_of_a_server_are_refused(tmp_path: Path) -> None:
+    assert "vllm_server_host='gpu9'" in refused(config(tmp_path, vllm_server_host="gpu9")).found
+
+
+def test_completions_that_the_engine_would_cut_off_are_refused(tmp_path: Path) -> None:
+    options.check_lengths(config(tmp_path, max_completion_length=63), 64)
+    for args in (
+        config(tmp_path, max_completion_length=64),
+        config(tmp_path, max_completion_length=8, generation_kwargs={"max_tokens": 64}),
+    ):
+        with pytest.raises(BatonError) as caught:
+            options.check_lengths(args, 64)
+        assert caught.value.found == "max_completion_length 64"

@@ -10,13 +10,17 @@ import functools
 import json
 import math
 import os
+import re
 import resource
 import signal
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 MEMORY_BYTES = 4 * 2**30
 MARK = "####"  # GSM8K's, before the answer
+_LIKE_MATHEMATICS = re.compile(r"[-+.($\\\d]")
+_WORDS = re.compile(r"[A-Za-z][A-Za-z ]*")
 
 
 def main() -> None:
@@ -46,7 +50,8 @@ def compare(completion: str | None, answer: str, timeout_s: int) -> dict[str, An
             return {"error": f"the answer is no mathematics: {answer[:200]!r}"}
         if completion is None:
             return {"equal": False, "found": None}
-        given = parse(marked(completion), parsing_timeout=timeout_s)
+        readings = (parse(text, parsing_timeout=timeout_s) for text in readings_of(completion, answer))
+        given: list[Any] = next((each for each in readings if each), [])
         return {"equal": bool(given) and verify(gold, given, timeout_seconds=timeout_s), "found": text_of(given)}
     except (MemoryError, RecursionError):
         return {"equal": False, "found": None}
@@ -59,10 +64,27 @@ def read_answer(answer: str, timeout_s: int) -> list[Any]:
     from math_verify import parse
 
     text = marked(answer).strip()
-    if "\\boxed" not in text and text.count("$") < 2:
-        # LaTeX without marks around it is not found, and plain numbers are in there too.
-        text = f"\\boxed{{{text}}}"
-    return parse(text, parsing_timeout=timeout_s)
+    # LaTeX without marks around it is not found, and plain numbers are in there too.
+    return parse(text if "\\boxed" in text or text.count("$") >= 2 else boxed(text), parsing_timeout=timeout_s)
+
+
+def readings_of(completion: str, answer: str) -> Iterator[str]:
+    """Where a completion may have its answer, the best first.
+
+    What follows the mark counts only where the data has marks too, and where it looks like an answer: `#### Step 2: 3`
+    is a heading of Markdown.
+    """
+    if "\\boxed" not in completion and MARK in completion and MARK in answer:
+        line = marked(completion)
+        if _LIKE_MATHEMATICS.match(line):
+            yield line
+        elif _WORDS.fullmatch(marked(answer).strip()) and _WORDS.fullmatch(line):
+            yield boxed(line)
+    yield completion
+
+
+def boxed(text: str) -> str:
+    return f"\\boxed{{{text}}}"
 
 
 def text_of(parsed: list[Any]) -> str | None:

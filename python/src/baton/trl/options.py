@@ -11,6 +11,7 @@ from trl.trainer.grpo_config import GRPOConfig
 
 from baton.completion import Sampling
 from baton.errors import BatonError
+from baton.training.deepspeed_support import check_zero
 
 #: The release line whose GRPOTrainer was read and is tested against.
 TRL_LINE = "1.16."
@@ -21,7 +22,11 @@ _OF_THE_RECIPE = {
     "vllm_gpu_memory_utilization": "engine.cacheBytes, or engine.options.gpuMemoryUtilization",
     "vllm_max_model_length": "engine.maxModelLength",
     "vllm_model_impl": "engine.options.modelImpl",
+    "vllm_enable_sleep_mode": "nothing (engines always sleep)",
 }
+
+#: Options of a server that TRL would speak to: set, they say that one is expected.
+_OF_A_SERVER = ("vllm_server_base_url", "vllm_server_host", "vllm_server_port")
 
 #: Values of sampling options that change nothing; with any other one they are refused.
 _NEUTRAL: dict[str, tuple[Any, ...]] = {
@@ -56,6 +61,8 @@ def honoured(args: GRPOConfig, *, rollout_func: Any = None) -> GRPOConfig:
             found="no DeepSpeed configuration",
             action="Start with `accelerate launch --config_file zero3.yaml train.py`, or set GRPOConfig(deepspeed=…).",
         )
+    plugin: Any = args.deepspeed_plugin
+    check_zero(plugin.deepspeed_config.get("zero_optimization", {}).get)
     problems = _problems(args, rollout_func)
     if problems:
         raise BatonError(
@@ -78,6 +85,23 @@ def of_the_recipe(args: GRPOConfig) -> list[str]:
         for name, key in _OF_THE_RECIPE.items()
         if getattr(args, name) != defaults[name]
     ]
+
+
+def check_lengths(args: GRPOConfig, max_model_length: int) -> None:
+    """Whether a completion of the length asked for fits beside a prompt. Raises BatonError UNSUPPORTED_TRL_OPTION.
+
+    Engines cut a completion off where the model's length ends; TRL would take it for one that ended so by itself.
+    """
+    more: Any = args.generation_kwargs or {}
+    longest = more.get("max_tokens", more.get("max_new_tokens", args.max_completion_length))
+    if longest is not None and longest >= max_model_length:
+        raise BatonError(
+            "UNSUPPORTED_TRL_OPTION",
+            "Completions of the length asked for do not fit into the engine.",
+            expected=f"max_completion_length below engine.maxModelLength, {max_model_length} tokens with the prompt",
+            found=f"max_completion_length {longest}",
+            action="Raise engine.maxModelLength in the recipe to the longest prompt plus max_completion_length.",
+        )
 
 
 def sampling_of(
@@ -107,6 +131,9 @@ def _problems(args: GRPOConfig, rollout_func: Any) -> list[tuple[str, str]]:
     found: list[tuple[str, str]] = []
     if args.vllm_mode != "colocate":
         found.append((f"vllm_mode={args.vllm_mode!r}", "vllm_mode='colocate': the engines share the ranks' GPUs"))
+    for name in _OF_A_SERVER:
+        if getattr(args, name) != GRPOConfig.__dataclass_fields__[name].default:
+            found.append((f"{name}={getattr(args, name)!r}", f"no {name}: there is no server"))
     if args.vllm_structured_outputs_regex is not None:
         found.append(("vllm_structured_outputs_regex", "none: the engines sample freely"))
     if args.use_transformers_continuous_batching:

@@ -23,7 +23,7 @@ from baton.errors import BatonError
 from baton.session import Session, attach
 from baton.training.current import training_memory
 from baton.trl.generation import BatonGeneration
-from baton.trl.options import honoured, of_the_recipe
+from baton.trl.options import check_lengths, honoured, of_the_recipe
 
 logger = logging.getLogger(__name__)
 _SIGNATURE = inspect.signature(GRPOTrainer.__init__)
@@ -87,6 +87,8 @@ class BatonGRPOTrainer(GRPOTrainer):
             prepared = super()._prepare_for_training(*args, **named)
         eos_token_ids: Any = self.eos_token_ids
         self._session = attach(self.model_wrapped, frozen=self._frozen())
+        arguments: Any = self.args
+        check_lengths(arguments, self._session.max_model_length)
         self._generation.connect(
             self._session,
             stop_token_ids=eos_token_ids,
