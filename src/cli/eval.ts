@@ -33,7 +33,7 @@ export function addEval(program: Command): void {
     .option("--k <list>", "which pass@k, such as 1,8 (default: 1, and the number of samples)", counts)
     .option("--temperature <t>", "of sampling; 0: the likeliest token (default: 0, with several samples 1)", number)
     .option("--top-p <p>", "sample among the likeliest of this probability (default: 1)", number)
-    .option("--seed <n>", "of sampling (default: 0)", number)
+    .option("--seed <n>", "of sampling (default: 0)", natural)
     .option("--max-tokens <n>", "tokens after which a completion is cut off (default: 2048, or what fits)", atLeastOne)
     .option("--limit <n>", "how many problems, from the first (default: all)", atLeastOne)
     .option("--problem-column <name>", "where the problem is (default: problem, question or prompt)")
@@ -79,6 +79,12 @@ async function evaluate({ json, deadline, ...options }: EvalOptions): Promise<nu
 function number(text: string): number {
   const value = Number(text);
   if (text.trim() === "" || !Number.isFinite(value)) throw new InvalidArgumentError("expected a number");
+  return value;
+}
+
+function natural(text: string): number {
+  const value = number(text);
+  if (!Number.isSafeInteger(value) || value < 0) throw new InvalidArgumentError("expected a whole number from 0");
   return value;
 }
 

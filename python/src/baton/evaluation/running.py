@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import time
 from collections.abc import Callable
@@ -13,7 +14,7 @@ from baton.evaluation.engines import Generated, Place, generate
 from baton.evaluation.job import Done, Job
 from baton.evaluation.judging import Judges, Verdict
 from baton.evaluation.plan import Plan
-from baton.evaluation.report import Answered, figures, write
+from baton.evaluation.report import RESULTS, SUMMARY, Answered, figures, write
 from baton.evaluation.weights import as_model
 
 PROGRESS_S = 10.0
@@ -23,7 +24,10 @@ def evaluate(plan: Plan, judges: Judges, say: Callable[[str], None]) -> dict[str
     """Returns the summary. Raises BatonError as `as_model` and `generate`."""
     began = time.monotonic()
     options, source, out = plan.options, plan.source, Path(plan.options.out)
-    made = out / ".weights"
+    # One that fails must not leave the results of another as its own.
+    for name in (RESULTS, SUMMARY):
+        (out / name).unlink(missing_ok=True)
+    made = out / f".weights-{os.getpid()}"
     try:
         model = as_model(source, plan.dtype, made)
         answers, generated = _answers(plan, model, judges, say)
