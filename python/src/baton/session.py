@@ -133,6 +133,8 @@ class Session:
         self._memory.wait()
         if torch.distributed.is_initialized():
             torch.distributed.barrier()
+        # Its process group must not outlive the script's own: gloo's threads may abort a process that ends with one.
+        self._memory.peers = None
         self._connection.close()
 
     def announce(self) -> Weights:
