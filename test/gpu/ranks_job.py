@@ -12,6 +12,7 @@ import ctypes
 import gc
 import json
 import os
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -215,6 +216,9 @@ def main() -> None:
         options.out.write_text(json.dumps(everybody))
     dist.barrier()
     dist.destroy_process_group()
+    # gloo's threads may end a process that Python takes down at leisure.
+    sys.stdout.flush()
+    os._exit(0)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -41,9 +42,11 @@ def node_of(options: argparse.Namespace) -> Node:
 
 
 def write_recipe(folder: Path, model: Path, *, node: Node | None = None, release: str = "all", **engine: Any) -> Path:
-    """A recipe as a user would write it (JSON is YAML)."""
+    """A recipe as a user would write it (JSON is YAML), in a folder that has nothing else: `follow` would read the events
+    of the run before."""
     node = node or Node()
-    folder.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
     sizes = {"maxModelLength": 128, "maxSequences": 256, "cacheBytes": "8GiB", **engine}
     if node.simulated:
         sizes |= {"maxSequences": 64, "cacheBytes": "8MiB", "options": {}}

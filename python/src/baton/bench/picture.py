@@ -53,7 +53,8 @@ def main(source: str, target: str) -> None:
     _draw_ratios(ratios, compared)
     _draw_steps(steps, bars)
     heading = bench["heading"]
-    machines = ", ".join(str(machine["gpu"]) for machine in heading["machines"]) or "no GPU"
+    counted = [(f"{one['gpus']} x " if one["gpus"] > 1 else "") + str(one["gpu"]) for one in heading["machines"]]
+    machines = ", ".join(dict.fromkeys(counted)) or "no GPU"
     simulated = " (simulated)" if any(machine["simulated"] for machine in heading["machines"]) else ""
     figure.suptitle(f"baton bench, {machines}{simulated}, {heading['date'][:10]}", fontsize=11)
     figure.savefig(target, metadata={"Date": None})
