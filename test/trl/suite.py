@@ -40,7 +40,7 @@ class Config(grpo_config.GRPOConfig):
 
 def put_baton_in_place() -> None:
     import baton.trl.trainer as ours
-    from baton.training.memory import current
+    from baton.training.current import current
 
     attach = ours.attach
     behind = [0]
