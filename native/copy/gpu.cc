@@ -68,4 +68,16 @@ Stream::~Stream() {
   static_cast<void>(gpu_->driver().cuStreamDestroy(stream_));
 }
 
+Result<Event> Event::create(const Gpu& gpu) {
+  cuda::Event event = nullptr;
+  BATON_TRY(gpu.driver().cuEventCreate(&event, cuda::kEventDisableTiming));
+  return Event(gpu, event);
+}
+
+Event::~Event() {
+  if (event_ == nullptr) return;
+  const CurrentContext current(*gpu_);
+  static_cast<void>(gpu_->driver().cuEventDestroy(event_));
+}
+
 }  // namespace baton

@@ -3,6 +3,7 @@
 #pragma once
 #include <cstdint>
 #include <string>
+#include <utility>
 
 #include "native/driver/cuda_driver.h"
 #include "native/driver/error.h"
@@ -81,6 +82,29 @@ class Stream {
 
   const Gpu* gpu_;
   cuda::Stream stream_;
+};
+
+// A point in a stream's work that can be waited for. Takes no times.
+class Event {
+ public:
+  // Needs a current context.
+  static Result<Event> create(const Gpu& gpu);
+  Event(Event&& other) noexcept : gpu_(other.gpu_), event_(other.event_) { other.event_ = nullptr; }
+  Event& operator=(Event&& other) noexcept {
+    std::swap(gpu_, other.gpu_);
+    std::swap(event_, other.event_);
+    return *this;
+  }
+  ~Event();
+
+  Status record(const Stream& stream) const { return gpu_->driver().cuEventRecord(event_, stream.get()); }
+  Status synchronize() const { return gpu_->driver().cuEventSynchronize(event_); }
+
+ private:
+  Event(const Gpu& gpu, cuda::Event event) : gpu_(&gpu), event_(event) {}
+
+  const Gpu* gpu_;
+  cuda::Event event_;
 };
 
 // Model time between two readings of Stream::simulated_ns; unknown stays unknown.

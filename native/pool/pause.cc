@@ -1,5 +1,6 @@
 // Pausing: which segments go, what of them is saved, and giving their memory back.
 #include <algorithm>
+#include <optional>
 #include <tuple>
 
 #include "native/copy/clock.h"
@@ -22,8 +23,14 @@ Result<PauseReport> Pool::pause(const PauseRequest& request) {
   // The streams of the process have work under way that still writes what is saved here.
   BATON_TRY(gpu_.driver().cuCtxSynchronize());
   if (verification_due()) BATON_TRY(check_clean_copies(releases));
-  BATON_TRY(save(releases, report));
-  BATON_TRY(release_all(releases, true));
+  std::vector<std::optional<Event>> arrivals;
+  Status status = start_saving(releases, arrivals, report);
+  if (status) status = release_saved(releases, arrivals, begin_ns, report);
+  if (!status) {
+    // Copies that are under way write to places in the arena that are free again after this.
+    static_cast<void>(stream_.synchronize());
+    return status.error();
+  }
 
   report.released_bytes = releases.size() * segment_bytes();
   report.dead_bytes = report.released_bytes - report.saved_bytes - report.clean_bytes;
@@ -127,10 +134,13 @@ Status Pool::reserve_arena(std::vector<Release>& releases) {
                .driver_result = std::nullopt};
 }
 
-Status Pool::save(std::vector<Release>& releases, PauseReport& report) {
-  const uint64_t begin_ns = now_ns();
+// Starts all copies to the arena. `arrivals` gets for each release what tells when its last copy is done; nothing where
+// there is none. Frozen ranges are summed up meanwhile.
+Status Pool::start_saving(std::vector<Release>& releases, std::vector<std::optional<Event>>& arrivals,
+                          PauseReport& report) {
   std::vector<SavedRange*> frozen;
   for (Release& release : releases) {
+    std::optional<Event>& event = arrivals.emplace_back();
     for (const auto& saved : release.contents.saved) {
       if (saved->checksum && frozen_copies_.find(saved->where()) == saved) {
         report.clean_bytes += saved->where().bytes();
@@ -141,18 +151,15 @@ Status Pool::save(std::vector<Release>& releases, PauseReport& report) {
         frozen.push_back(saved.get());
         continue;
       }
-      uint64_t source = saved->where().begin;
-      for (const Extent& extent : saved->extents()) {
-        BATON_TRY(
-            gpu_.driver().cuMemcpyDtoHAsync(saved->arena().at(extent.offset), source, extent.bytes, stream_.get()));
-        source += extent.bytes;
+      BATON_TRY(start_copy(*saved));
+      if (!event) {
+        BATON_ASSIGN(event, Event::create(gpu_));
       }
       report.saved_bytes += saved->where().bytes();
       if (saved->checksum) frozen.push_back(saved.get());
     }
+    if (event) BATON_TRY(event->record(stream_));
   }
-  BATON_TRY(stream_.synchronize());
-  report.copy_ns = now_ns() - begin_ns;
 
   std::vector<Range> ranges;
   for (const SavedRange* saved : frozen)
@@ -160,6 +167,39 @@ Status Pool::save(std::vector<Release>& releases, PauseReport& report) {
   BATON_ASSIGN(const std::vector<uint64_t> sums, checksums(ranges));
   for (size_t i = 0; i < frozen.size(); ++i)
     frozen[i]->checksum = sums[i];
+  return {};
+}
+
+Status Pool::start_copy(const SavedRange& saved) {
+  uint64_t source = saved.where().begin;
+  for (const Extent& extent : saved.extents()) {
+    BATON_TRY(gpu_.driver().cuMemcpyDtoHAsync(saved.arena().at(extent.offset), source, extent.bytes, stream_.get()));
+    source += extent.bytes;
+  }
+  return {};
+}
+
+// Gives each segment's memory back as soon as its bytes are in the arena, while those of the next ones are on their
+// way: the driver takes a millisecond or two a segment when several GPUs do this at once.
+Status Pool::release_saved(std::vector<Release>& releases, const std::vector<std::optional<Event>>& arrivals,
+                           uint64_t begin_ns, PauseReport& report) {
+  for (size_t i = 0; i < releases.size(); ++i) {
+    Status status;
+    if (arrivals[i]) {
+      status = arrivals[i]->synchronize();
+      report.copy_ns = now_ns() - begin_ns;
+    }
+    bool unmapped = false;
+    if (status) {
+      status = memory_.unmap(address_of(releases[i].index));
+      unmapped = status.ok();
+    }
+    if (status) status = memory_.release(segments_[releases[i].index].handle);
+    if (!status) {
+      static_cast<void>(stream_.synchronize());
+      return undo_release(releases, unmapped ? i + 1 : i, i, true, status.error());
+    }
+  }
   return {};
 }
 
@@ -180,7 +220,7 @@ Result<PauseReport> Pool::discard() {
     release.contents.zeros = declarations_.divide(live.clipped(range_of(index))).zero.ranges();
     releases.push_back(std::move(release));
   }
-  BATON_TRY(release_all(releases, false));
+  BATON_TRY(discard_all(releases));
   commit_release(releases);
   for (auto& [index, segment] : segments_)
     segment.contents.saved.clear();

@@ -193,7 +193,7 @@ Result<uint64_t> Pool::trim_locked() {
   }
   if (releases.empty()) return uint64_t{0};
   BATON_TRY(gpu_.driver().cuCtxSynchronize());
-  BATON_TRY(release_all(releases, false));
+  BATON_TRY(discard_all(releases));
   commit_release(releases);
   return releases.size() * segment_bytes();
 }

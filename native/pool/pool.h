@@ -155,7 +155,7 @@ class Pool {
   Status use_arena(std::shared_ptr<Arena> arena);
 
   // release.cc: unmapping many segments as one step
-  Status release_all(std::vector<Release>& releases, bool contents_matter);
+  Status discard_all(std::vector<Release>& releases);
   Status undo_release(std::vector<Release>& releases, size_t unmapped, size_t released, bool contents_matter,
                       const Error& reason);
   void commit_release(std::vector<Release>& releases);
@@ -164,7 +164,10 @@ class Pool {
   // pause.cc
   std::vector<Release> plan_pause(const PauseRequest& request) const;
   Status reserve_arena(std::vector<Release>& releases);
-  Status save(std::vector<Release>& releases, PauseReport& report);
+  Status start_saving(std::vector<Release>& releases, std::vector<std::optional<Event>>& arrivals, PauseReport& report);
+  Status start_copy(const SavedRange& saved);
+  Status release_saved(std::vector<Release>& releases, const std::vector<std::optional<Event>>& arrivals,
+                       uint64_t begin_ns, PauseReport& report);
   Status check_clean_copies(const std::vector<Release>& releases);
 
   // share.cc

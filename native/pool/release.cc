@@ -3,16 +3,16 @@
 
 namespace baton::pool {
 
-// First everything is unmapped, then released: until the first handle is released, mapping the old handles again
-// undoes all of it without a copy.
-Status Pool::release_all(std::vector<Release>& releases, bool contents_matter) {
+// What was not saved: first everything is unmapped, then released. Until the first handle is released, mapping the
+// old handles again undoes all of it.
+Status Pool::discard_all(std::vector<Release>& releases) {
   for (size_t i = 0; i < releases.size(); ++i) {
     Status status = memory_.unmap(address_of(releases[i].index));
-    if (!status) return undo_release(releases, i, 0, contents_matter, status.error());
+    if (!status) return undo_release(releases, i, 0, false, status.error());
   }
   for (size_t i = 0; i < releases.size(); ++i) {
     Status status = memory_.release(segments_[releases[i].index].handle);
-    if (!status) return undo_release(releases, releases.size(), i, contents_matter, status.error());
+    if (!status) return undo_release(releases, releases.size(), i, false, status.error());
   }
   return {};
 }

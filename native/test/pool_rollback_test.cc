@@ -127,8 +127,9 @@ TEST_P(PauseFails, AndNothingHasChanged) {
   fails_at_every_call(GetParam(), nothing, pause_code, bytes_are_there);
 }
 INSTANTIATE_TEST_SUITE_P(Rollback, PauseFails,
-                         ::testing::Values("cuCtxSynchronize", "cuMemcpyDtoHAsync", "cuStreamSynchronize",
-                                           "cuLaunchKernel", "cuMemAlloc", "cuMemUnmap", "cuMemRelease"),
+                         ::testing::Values("cuCtxSynchronize", "cuMemcpyDtoHAsync", "cuEventCreate", "cuEventRecord",
+                                           "cuEventSynchronize", "cuLaunchKernel", "cuMemAlloc", "cuMemUnmap",
+                                           "cuMemRelease"),
                          name_of);
 
 class ResumeFails : public ::testing::TestWithParam<const char*> {};
