@@ -3,7 +3,8 @@
     tokens_check.py FOLDER [--gpus N] [--engines M] [--zero 2 3] [--simulated] [--json FILE]
 
 On real GPUs that is vLLM with the same tensor parallelism, which read the checkpoint from disk; on stand-ins
-transformers, in float32: in bfloat16 sums in another order say other tokens. Every sync of the runs is compared by checksum, the first one with the engine's own load_weights.
+transformers, in float32. A completion may leave the other one only where rounding decides: batches of another size sum
+in another order. Every sync of the runs is compared by checksum, the first one with the engine's own load_weights.
 """
 
 from __future__ import annotations
@@ -21,9 +22,15 @@ from support import Checks
 from tokens_rank import PROMPTS, TOKENS
 
 RUN_SECONDS = 280
+#: Where the two best tokens are nearer than this, rounding to bfloat16 may decide: ten times what it does to a logprob
+#: of such a model on average. A weight in a wrong place moves logprobs by tenths.
+TIE = 0.05
+
+#: The tokens of a completion, and by how much the logprob of each was above that of the next best one.
+Said = list[tuple[int, float]]
 
 
-def loaded_by_vllm(model: Path, tensor_parallel: int) -> list[list[int]]:
+def loaded_by_vllm(model: Path, tensor_parallel: int) -> list[Said]:
     os.environ.update(VLLM_WORKER_MULTIPROC_METHOD="spawn", VLLM_NO_USAGE_STATS="1", NCCL_NVLS_ENABLE="0")
     from vllm import LLM, SamplingParams  # pyright: ignore
 
@@ -40,32 +47,44 @@ def loaded_by_vllm(model: Path, tensor_parallel: int) -> list[list[int]]:
         generation_config="vllm",
         disable_log_stats=True,
     )
-    parameters = SamplingParams(temperature=0.0, max_tokens=TOKENS, ignore_eos=True, detokenize=False)
+    parameters = SamplingParams(temperature=0.0, max_tokens=TOKENS, ignore_eos=True, detokenize=False, logprobs=2)
     prompts = [{"prompt_token_ids": prompt} for prompt in PROMPTS]
-    return [list(output.outputs[0].token_ids) for output in llm.generate(prompts, parameters, use_tqdm=False)]
+    said = []
+    for output in llm.generate(prompts, parameters, use_tqdm=False):
+        completion = output.outputs[0]
+        best = [sorted((one.logprob for one in at.values()), reverse=True) for at in completion.logprobs]
+        said.append([(token, two[0] - two[1]) for token, two in zip(completion.token_ids, best, strict=True)])
+    return said
 
 
-def loaded_by_transformers(model: Path) -> list[list[int]]:
+def loaded_by_transformers(model: Path) -> list[Said]:
     import torch
     from transformers import AutoModelForCausalLM
 
     policy = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32).eval()
     said = []
     for prompt in PROMPTS:
-        ids = list(prompt)
+        completion: Said = []
         with torch.no_grad():
             for _ in range(TOKENS):
-                ids.append(int(policy(torch.tensor([ids])).logits[0, -1].float().argmax()))
-        said.append(ids[len(prompt) :])
+                ids = [*prompt, *(token for token, _ in completion)]
+                best = policy(torch.tensor([ids])).logits[0, -1].float().topk(2)
+                completion.append((int(best.indices[0]), float(best.values[0] - best.values[1])))
+        said.append(completion)
     return said
 
 
-def shared(left: list[list[int]], right: list[list[int]]) -> int:
-    """How many tokens are the same, up to the first of a completion that is not."""
-    total = 0
-    for one, other in zip(left, right, strict=True):
-        total += next((at for at, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), len(one))
-    return total
+def compared(said: list[list[int]], expected: list[Said]) -> tuple[int, float]:
+    """How many tokens are the same, up to the first of a completion that is not, and how far ahead the expected token
+    was where it was missed by most (0: never missed)."""
+    same, missed = 0, 0.0
+    for completion, wanted in zip(said, expected, strict=True):
+        for token, (best, ahead) in zip(completion, wanted, strict=True):
+            if token != best:
+                missed = max(missed, ahead)
+                break
+            same += 1
+    return same, missed
 
 
 def main() -> int:
@@ -116,12 +135,15 @@ def main() -> int:
         notes = [event["message"] for event in run.events() if event["type"] == "note"]
         checks.that(f"{name}: copied, not loaded", not any("load_weights" in note for note in notes), str(notes))
         said = [json.loads((run.folder / f"tokens-{rank}.json").read_text()) for rank in range(node.gpus)]
-        same = all(first == second == said[0][0] for first, second in said)
-        checks.that(f"{name}: all ranks get the same, twice", same)
-        if expected is not None:
-            count = sum(map(len, expected))
-            found = f"{shared(said[0][0], expected)} of {count} tokens"
-            checks.that(f"{name}: as the loaded checkpoint says ({found})", said[0][0] == expected, str(said[0][0][:2]))
+        if expected is None:
+            continue
+        count = sum(map(len, expected))
+        for rank, rollouts in enumerate(said):
+            for turn, completions in enumerate(rollouts, 1):
+                same, missed = compared(completions, expected)
+                found = f"{same} of {count} tokens, the expected one missed by {missed:.3f} at most"
+                good = missed < TIE and same > count / 4
+                checks.that(f"{name}: rank {rank}, rollout {turn}, as the loaded checkpoint says ({found})", good)
     return checks.end(options.json)
 
 
