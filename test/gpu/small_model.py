@@ -36,7 +36,9 @@ def write_config(folder: Path, simulated: bool) -> Path:
 
 
 def write_checkpoint(folder: Path, simulated: bool) -> Path:
-    """The same with random weights, norms among them: ones would hide a missing one."""
+    """The same with random weights that all matter: norms that are not ones, matrices that keep the size of what goes
+    through them. With transformers' own initial values attention and MLP add next to nothing, and nobody would notice
+    two that are swapped."""
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -45,9 +47,12 @@ def write_checkpoint(folder: Path, simulated: bool) -> Path:
     torch.manual_seed(1)
     model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder), dtype=torch.bfloat16)
     with torch.no_grad():
-        for parameter in model.parameters():
+        for name, parameter in model.named_parameters():
+            random = torch.randn_like(parameter)
             if parameter.dim() == 1:
-                parameter.add_(torch.randn_like(parameter) * 0.1)
+                parameter.add_(random * 0.1)
+            else:
+                parameter.copy_(random if "embed" in name else random / parameter.shape[1] ** 0.5)
     model.save_pretrained(folder)
     (folder / "config.json").write_text(config)
     return folder
