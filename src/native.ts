@@ -264,8 +264,8 @@ export const startSampler = async (options: SamplerOptions): Promise<Sampler> =>
 
 /**
  * The checksum of weights over indices only, for tensors of these many elements: the sum over i of
- * `mix(0x9E3779B97F4A7C15 * (i + 1))` modulo 2^64, with splitmix64's finaliser as `mix`. Off the event loop, about a
- * nanosecond an element of the largest.
+ * the place's factor (native/copy/checksum.h) modulo 2^64. Off the event loop, about a nanosecond an element of the
+ * largest.
  *
  * @throws BatonError BAD_ARGUMENT
  */

@@ -57,14 +57,17 @@ def check_copies(checks: Checks) -> None:
 def element_hashes(first: int, values: np.ndarray[Any, Any]) -> int:
     """The formula of native/copy/checksum.h, in numpy: an implementation of its own."""
     with np.errstate(over="ignore"):
-        index = np.arange(first + 1, first + 1 + values.size, dtype=U64)
-        z = values.astype(U64) + U64(0x9E3779B97F4A7C15) * index
-        z ^= z >> U64(30)
-        z *= U64(0xBF58476D1CE4E5B9)
-        z ^= z >> U64(27)
-        z *= U64(0x94D049BB133111EB)
-        z ^= z >> U64(31)
-        return int(z.sum(dtype=U64))
+        index = np.arange(first, first + values.size, dtype=U64)
+        low, high = values.astype(U64) & U64(0xFFFFFFFF), values.astype(U64) >> U64(32)
+        hashes = (low + U64(1)) * place_factors(index) + high * place_factors(~index)
+        return int(hashes.sum(dtype=U64))
+
+
+def place_factors(index: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    x = (index + (index >> U64(32)) * U64(0x9E3779B9)).astype(np.uint32)
+    x = (x ^ (x >> 16)) * np.uint32(0x7FEB352D)
+    x = (x ^ (x >> 15)) * np.uint32(0x846CA68B)
+    return U64(1 << 32) + (x ^ (x >> 16)).astype(U64)
 
 
 def check_checksums(checks: Checks) -> None:

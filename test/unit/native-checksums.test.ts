@@ -5,22 +5,24 @@ import { indexChecksums } from "../../src/native.js";
 
 const wrap = (value: bigint): bigint => BigInt.asUintN(64, value);
 
-/** The element hash as it is defined, in the plainest way, of a value of 0. */
-function elementHash(index: number): bigint {
-  let z = wrap(0x9e3779b97f4a7c15n * BigInt(index + 1));
-  z = wrap((z ^ (z >> 30n)) * 0xbf58476d1ce4e5b9n);
-  z = wrap((z ^ (z >> 27n)) * 0x94d049bb133111ebn);
-  return z ^ (z >> 31n);
+const wrap32 = (value: bigint): bigint => BigInt.asUintN(32, value);
+
+/** The factor of a place as it is defined, in the plainest way; for tensors of less than 2^32 elements. */
+function placeFactor(index: number): bigint {
+  let x = BigInt(index);
+  x = wrap32((x ^ (x >> 16n)) * 0x7feb352dn);
+  x = wrap32((x ^ (x >> 15n)) * 0x846ca68bn);
+  return (1n << 32n) + (x ^ (x >> 16n));
 }
 
 /** Sums for 0, 1, 2, … elements. */
 const plain = [0n];
 for (let elements = 1; elements <= 3_000; elements++) {
-  plain.push(wrap((plain[elements - 1] as bigint) + elementHash(elements - 1)));
+  plain.push(wrap((plain[elements - 1] as bigint) + placeFactor(elements - 1)));
 }
 
 describe("index checksums", () => {
-  it("are the sums of the element hash of every index, in whatever order they are asked for", async () => {
+  it("are the sums of the factors of every place, in whatever order they are asked for", async () => {
     const up = await indexChecksums(BigUint64Array.from(plain, (_, elements) => BigInt(elements)));
     expect([...up]).toEqual(plain);
     expect([...(await indexChecksums(BigUint64Array.from([2_000n, 3n, 0n, 700n, 3n])))]).toEqual(

@@ -133,16 +133,16 @@ def start(tmp_path) -> Iterator[Any]:
         controller.close()
 
 
-def mix(value: int) -> int:
-    value = (value ^ (value >> 30)) * 0xBF58476D1CE4E5B9 & MASK
-    value = (value ^ (value >> 27)) * 0x94D049BB133111EB & MASK
-    return value ^ (value >> 31)
+def place_factor(index: int) -> int:
+    x = (index ^ (index >> 16)) * 0x7FEB352D % 2**32
+    x = (x ^ (x >> 15)) * 0x846CA68B % 2**32
+    return 2**32 + (x ^ (x >> 16))
 
 
 def checksum(values: np.ndarray) -> int:
     """As the contract of the weights says, in plain Python."""
     bits = values.view(np.uint32).tolist()
-    return sum(mix((value + 0x9E3779B97F4A7C15 * (index + 1)) & MASK) for index, value in enumerate(bits)) & MASK
+    return sum((value + 1) * place_factor(index) for index, value in enumerate(bits)) & MASK
 
 
 def exported(controller: Controller, segments: list[int]) -> tuple[dict[int, bytes], list[int]]:

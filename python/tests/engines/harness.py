@@ -261,9 +261,8 @@ def index_sum(elements: int) -> int:
     total = 0
     with np.errstate(over="ignore"):
         for first in range(0, elements, 1 << 20):
-            z = np.arange(first + 1, min(first + (1 << 20), elements) + 1, dtype=np.uint64)
-            z *= np.uint64(0x9E3779B97F4A7C15)
-            z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-            z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-            total += int((z ^ (z >> np.uint64(31))).sum(dtype=np.uint64))
+            x = np.arange(first, min(first + (1 << 20), elements), dtype=np.uint32)
+            x = (x ^ (x >> 16)) * np.uint32(0x7FEB352D)
+            x = (x ^ (x >> 15)) * np.uint32(0x846CA68B)
+            total += x.size * 2**32 + int((x ^ (x >> 16)).sum(dtype=np.uint64))
     return total % 2**64

@@ -16,12 +16,14 @@ vi.setConfig({ testTimeout: 120_000 });
 
 const wrap = (value: bigint): bigint => BigInt.asUintN(64, value);
 
-/** The element hash as it is defined, in the plainest way. */
+const wrap32 = (value: bigint): bigint => BigInt.asUintN(32, value);
+
+/** The element hash as it is defined, in the plainest way; for values and places below 2^32. */
 function elementHash(index: number, value: bigint): bigint {
-  let z = wrap(value + 0x9e3779b97f4a7c15n * BigInt(index + 1));
-  z = wrap((z ^ (z >> 30n)) * 0xbf58476d1ce4e5b9n);
-  z = wrap((z ^ (z >> 27n)) * 0x94d049bb133111ebn);
-  return z ^ (z >> 31n);
+  let x = BigInt(index);
+  x = wrap32((x ^ (x >> 16n)) * 0x7feb352dn);
+  x = wrap32((x ^ (x >> 15n)) * 0x846ca68bn);
+  return wrap((value + 1n) * ((1n << 32n) + (x ^ (x >> 16n))));
 }
 
 /** Sum over some elements of a tensor; `values` null: over their indices only. */
