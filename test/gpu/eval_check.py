@@ -1,23 +1,24 @@
-"""`baton eval` against a plain loop of transformers, greedily, on problems of GSM8K: the same answers, the same accuracy.
+"""`baton eval` against a plain loop of transformers, greedily, on problems of GSM8K: the same answers and accuracy.
 
-    eval_check.py FOLDER --model CHECKPOINT --data gsm8k-test.jsonl [--problems 200] [--engine vllm] [--engine transformers]
+    eval_check.py FOLDER --model CHECKPOINT --data test.jsonl [--problems 200] [--engine vllm] [--engine transformers]
 
-The loop asks one problem at a time, without padding, and knows nothing of Baton but for how answers are compared. All is
-in float32, where the order of additions hardly ever decides a token. It runs without a GPU too, slowly.
+The loop asks one problem at a time, without padding, and knows nothing of Baton but for how answers are compared. All
+is in float32, where the order of additions hardly ever decides a token. It runs without a GPU too, slowly.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import re
 import subprocess
 import sys
-import time
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from run_support import ROOT
@@ -28,6 +29,8 @@ TEMPLATE = "{question}\nPlease reason step by step, and put your final answer wi
 #: Share of the answers that may differ: single tokens are as likely as others to the last bits.
 MAY_DIFFER = 0.02
 SECONDS = 1200
+
+T = TypeVar("T")
 
 
 def plain_loop(model_folder: Path, problems: list[dict[str, Any]], max_tokens: int) -> list[str]:
@@ -84,8 +87,18 @@ def evaluate(folder: Path, options: argparse.Namespace, engine: str) -> tuple[di
     return json.loads(done.stdout), lines
 
 
-def compare(checks: Checks, engine: str, options: argparse.Namespace, plain: dict[str, Any]) -> None:
-    summary, lines = evaluate(options.folder / engine, options, engine)
+def or_error(work: Callable[..., T], *given: Any) -> T | Exception:
+    """The result, or why there is none."""
+    try:
+        return work(*given)
+    except Exception as error:
+        return error
+
+
+def compare(
+    checks: Checks, engine: str, found: tuple[dict[str, Any], list[dict[str, Any]]], plain: dict[str, Any]
+) -> None:
+    summary, lines = found
     samples = [line["samples"][0] for line in lines]
     count = len(plain["texts"])
     same = sum(sample["found"] == found for sample, (found, _) in zip(samples, plain["verdicts"], strict=True))
@@ -118,14 +131,20 @@ def main() -> int:
     rows = options.data.read_text().splitlines()[: options.problems]
     problems = [json.loads(row) for row in rows]
     options.problems = len(problems)
-    began = time.monotonic()
-    loops = 4 if torch.cuda.is_available() else 1
-    texts = plain_loops(options.model, problems, options.max_tokens, loops)
-    plain = {"texts": texts, "verdicts": verdicts(texts, problems)}
-    checks.figure("plain loop: seconds", time.monotonic() - began)
+    gpu = torch.cuda.is_available()
+    loops = max(1, min(12, (os.cpu_count() or 1) - 4)) if gpu else 1
+    engines = options.engine or ["vllm", "transformers"]
+    with ThreadPoolExecutor(1) as beside:
+        texts = beside.submit(plain_loops, options.model, problems, options.max_tokens, loops)
+        if not gpu:
+            texts.result()  # both at once are too much for a small machine
+        evaluated = {engine: or_error(evaluate, options.folder / engine, options, engine) for engine in engines}
+        plain = {"texts": texts.result(), "verdicts": verdicts(texts.result(), problems)}
     checks.figure("plain loop: accuracy", sum(right for _, right in plain["verdicts"]) / len(problems))
-    for engine in options.engine or ["vllm", "transformers"]:
-        checks.run(compare, checks, engine, options, plain)
+    for engine, found in evaluated.items():
+        checks.that(f"{engine}: ends in good order", not isinstance(found, Exception), str(found)[-2000:])
+        if not isinstance(found, Exception):
+            checks.run(compare, checks, engine, found, plain)
     return checks.end(options.json)
 
 
