@@ -262,8 +262,10 @@ export class BatonNode implements ServerHandlers {
 
   #sendArena(rank: Client): void {
     this.#withClient(rank, (connection) => {
+      const [engine] = this.#state.engines;
+      const weightBytes = engine === undefined ? null : engine.weightBytes * this.#options.config.tensorParallel;
       // More than all of the host's memory would never be there.
-      connection.send({ type: "arena", arenaBytes: totalmem() }, [this.#arenas.of(rank.index)]);
+      connection.send({ type: "arena", arenaBytes: totalmem(), weightBytes }, [this.#arenas.of(rank.index)]);
     });
   }
 

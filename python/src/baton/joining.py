@@ -31,6 +31,7 @@ class ArenaGiven:
 
 _connection: Connection | None = None
 _arena: ArenaGiven | None = None
+_weight_bytes: int | None = None
 _hooked = False
 _attached = False
 _interrupted = False
@@ -42,7 +43,7 @@ def join(gpu: int) -> Connection:
 
     Raises BatonError NOT_LAUNCHED, NO_CONTROLLER, CANNOT_CONNECT, DEADLINE, or what the controller answers.
     """
-    global _connection, _arena
+    global _connection, _arena, _weight_bytes
     if _connection is None or _connection.closed:
         local_rank = _environment("LOCAL_RANK")
         _connection = Connection.open(
@@ -57,6 +58,7 @@ def join(gpu: int) -> Connection:
         _enable_faulthandler()
         message, (fd,) = _connection.expect(Arena, descriptors=1)
         _arena = ArenaGiven(fd, message.arena_bytes)
+        _weight_bytes = message.weight_bytes
     return _connection
 
 
@@ -65,6 +67,12 @@ def take_arena() -> ArenaGiven | None:
     global _arena
     arena, _arena = _arena, None
     return arena
+
+
+def weight_bytes() -> int | None:
+    """What the weights take as an engine holds them, in bytes; None before the rank has joined and where no engine
+    is."""
+    return _weight_bytes
 
 
 def join_early(gpu: int) -> None:

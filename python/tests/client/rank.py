@@ -32,7 +32,7 @@ def main() -> None:
         vocab_size=64,
         tie_word_embeddings=True,
     )
-    with baton.training_memory(segment_bytes=65536):
+    with baton.training_memory(segment_bytes=None if "by-size" in sys.argv else 65536):
         policy = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
         optimizer = torch.optim.AdamW(policy.parameters(), lr=1e-2)
         engine, *_ = deepspeed.initialize(

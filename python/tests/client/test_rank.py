@@ -42,6 +42,8 @@ from baton.protocol.messages import (
 
 RANK = Path(__file__).parent / "rank.py"
 MASK = (1 << 64) - 1
+#: As if the engines held so much.
+WEIGHT_BYTES = 100 << 20
 
 
 class Controller(Peer):
@@ -73,7 +75,7 @@ class Controller(Peer):
         )
         self.accept(welcome(**changes), deadline_seconds=120)
         self.arena = memfd(0)
-        self.send(Arena(arena_bytes=1 << 30), (self.arena,))
+        self.send(Arena(arena_bytes=1 << 30, weight_bytes=WEIGHT_BYTES), (self.arena,))
         if "unattached" not in arguments:
             self.manifest: Manifest = self.receive(Manifest)
 
@@ -329,3 +331,8 @@ def test_a_kernel_that_reads_training_state_in_a_rollout_is_told_with_what_to_do
     assert "away for the rollout" in failure.found
     assert "training memory" in failure.action
     assert controller.end() == 1
+
+
+def test_the_weights_of_the_engines_decide_how_large_segments_are(start):
+    controller = start("3", "by-size")
+    assert controller.manifest.segment_bytes == 8 << 20  # 100 MiB in about 16

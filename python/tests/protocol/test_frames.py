@@ -118,7 +118,7 @@ def test_frames_survive_any_cutting_into_pieces(frames: list[tuple[Any, int]], c
 def test_descriptors_arrive_close_on_exec_and_stay_the_senders() -> None:
     with pair() as (client, controller), open("/dev/null") as file:
         for _ in range(3):
-            controller.send(m.Arena(arena_bytes=1), [file.fileno()])
+            controller.send(m.Arena(arena_bytes=1, weight_bytes=None), [file.fileno()])
             _, [number] = client.receive(5.0)
             assert fcntl.fcntl(number, fcntl.F_GETFD) & fcntl.FD_CLOEXEC
             os.close(number)
@@ -126,13 +126,13 @@ def test_descriptors_arrive_close_on_exec_and_stay_the_senders() -> None:
 
 def test_as_many_descriptors_as_linux_allows_and_no_more() -> None:
     with pair() as (client, controller), open("/dev/null") as file:
-        controller.send(m.Arena(arena_bytes=1), [file.fileno()] * MAX_DESCRIPTORS)
+        controller.send(m.Arena(arena_bytes=1, weight_bytes=None), [file.fileno()] * MAX_DESCRIPTORS)
         _, numbers = client.receive(5.0)
         assert len(numbers) == MAX_DESCRIPTORS
         for number in numbers:
             os.close(number)
         with pytest.raises(BatonError, match="header"):
-            controller.send(m.Arena(arena_bytes=1), [file.fileno()] * (MAX_DESCRIPTORS + 1))
+            controller.send(m.Arena(arena_bytes=1, weight_bytes=None), [file.fileno()] * (MAX_DESCRIPTORS + 1))
 
 
 def test_large_frames_cross_and_leave_no_large_buffer() -> None:
@@ -285,7 +285,7 @@ def test_the_header_is_little_endian() -> None:
 def test_miscounted_descriptors_are_fatal(said: int, sent: int) -> None:
     before = open_files()
     with raw_pair() as (client, other), open("/dev/null") as file:
-        payload = encode(m.Arena(arena_bytes=1))
+        payload = encode(m.Arena(arena_bytes=1, weight_bytes=None))
         data = pack_header(len(payload), said) + payload
         if sent:
             socket.send_fds(other, [data], [file.fileno()] * sent)
@@ -301,7 +301,7 @@ def test_descriptors_lost_by_truncation_are_fatal(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr("baton.protocol.frames._ANCILLARY_BYTES", socket.CMSG_SPACE(4))
     before = open_files()
     with raw_pair() as (client, other), open("/dev/null") as file:
-        payload = encode(m.Arena(arena_bytes=1))
+        payload = encode(m.Arena(arena_bytes=1, weight_bytes=None))
         socket.send_fds(other, [pack_header(len(payload), 5) + payload], [file.fileno()] * 5)
         with pytest.raises(BatonError, match="lost on the way"):
             client.receive(5.0)

@@ -32,8 +32,11 @@ export const welcome = z.object({
   verifyFrozen: count,
 });
 
-/** To a rank, right after its welcome: an empty memfd as one descriptor, and how large it may grow. */
-export const arena = z.object({ type: z.literal("arena"), arenaBytes: bytes });
+/**
+ * To a rank, right after its welcome: an empty memfd as one descriptor, and how large it may grow; and what the weights
+ * of an engine take, all its workers together, null where there is no engine.
+ */
+export const arena = z.object({ type: z.literal("arena"), arenaBytes: bytes, weightBytes: bytesOrUnknown });
 
 /** To a rank: stage "optimizer" keeps the parameters; wantBytes null: everything that the stage allows. */
 export const release = z.object({

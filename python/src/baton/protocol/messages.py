@@ -303,9 +303,12 @@ class Welcome(msgspec.Struct, kw_only=True, rename="camel", tag="welcome", tag_f
 
 
 class Arena(msgspec.Struct, kw_only=True, rename="camel", tag="arena", tag_field="type"):
-    """To a rank, right after its welcome: an empty memfd as one descriptor, and how large it may grow."""
+    """To a rank, right after its welcome: an empty memfd as one descriptor, and how large it may grow; and what
+    the weights of an engine take, all its workers together, null where there is no engine.
+    """
 
     arena_bytes: Count
+    weight_bytes: Count | None
 
 
 class Release(msgspec.Struct, kw_only=True, rename="camel", tag="release", tag_field="type"):

@@ -19,7 +19,7 @@ def training_memory(*, segment_bytes: int | None = None) -> TrainingMemory:
     global _current
     if _current is None:
         joining.join_early(local_rank())
-        _current = TrainingMemory(segment_bytes=segment_bytes)
+        _current = TrainingMemory(segment_bytes=segment_bytes, weight_bytes=joining.weight_bytes())
         _current.take_arena()
     check_accelerate()
     return _current

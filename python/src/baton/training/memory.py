@@ -45,12 +45,15 @@ _LATER = (Role.MASTER, Role.MOMENT)
 class TrainingMemory:
     """Pausable memory for one engine. One per process, because torch has one allocator."""
 
-    def __init__(self, device: int | None = None, *, segment_bytes: int | None = None) -> None:
-        """`device`: the GPU; None: LOCAL_RANK. `segment_bytes`: granularity of release; None: by device size."""
+    def __init__(
+        self, device: int | None = None, *, segment_bytes: int | None = None, weight_bytes: int | None = None
+    ) -> None:
+        """`device`: the GPU; None: LOCAL_RANK. `segment_bytes`: granularity of release; None: by the size of the
+        device and, where it is known, that of the weights."""
         self.device = local_rank() if device is None else device
         self._backend: Backend = choose()
         if segment_bytes is None:
-            segment_bytes = sizes.segment_bytes(native.device_memory(self.device)[1])
+            segment_bytes = sizes.segment_bytes(native.device_memory(self.device)[1], weight_bytes)
         self.pool = native.Pool(self.device, name="training", exportable=True, segment_bytes=segment_bytes)
         self._backend.install(self.pool)
         self._depth = 0

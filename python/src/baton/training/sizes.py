@@ -7,12 +7,20 @@ _MIB = 1 << 20
 #: whatever its size), small ones release exactly.
 _SEGMENTS_PER_DEVICE = 320
 _LARGEST_SEGMENT_BYTES = 256 * _MIB
+#: The weights of a large model lie in about so many, since every sync exports, imports, maps and unmaps them all.
+_SEGMENTS_OF_WEIGHTS = 16
+_LARGEST_SEGMENT_OF_WEIGHTS_BYTES = 1024 * _MIB
 
 
-def segment_bytes(device_bytes: int) -> int:
-    """The granularity of release on a device of this size, in bytes."""
+def segment_bytes(device_bytes: int, weight_bytes: int | None = None) -> int:
+    """The granularity of release on a device of this size, in bytes. `weight_bytes`: of the policy's weights as the
+    engines hold them, None where that is not known."""
     wanted = device_bytes // _SEGMENTS_PER_DEVICE
-    return min(_LARGEST_SEGMENT_BYTES, max(2 * _MIB, wanted // (2 * _MIB) * 2 * _MIB))
+    small = min(_LARGEST_SEGMENT_BYTES, max(2 * _MIB, wanted // (2 * _MIB) * 2 * _MIB))
+    if not weight_bytes:
+        return small
+    large = 1 << (weight_bytes // _SEGMENTS_OF_WEIGHTS).bit_length()
+    return max(small, min(large, _LARGEST_SEGMENT_OF_WEIGHTS_BYTES))
 
 
 def arena_bytes(saved_bytes: int) -> int:

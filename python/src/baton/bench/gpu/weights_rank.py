@@ -45,7 +45,7 @@ def main() -> None:
     if not simulated():
         torch.cuda.set_device(gpu)
         torch.zeros(1, device=device)
-    memory = TrainingMemory(gpu)
+    memory = TrainingMemory(gpu, weight_bytes=_WIDTH * sum(math.prod(shape) for shape in tensors.values()))
     with memory:
         flat = torch.empty(at, dtype=torch.bfloat16, device=device)
     torch.manual_seed(11 + rank if stage == 3 else 11)  # replicas are the same
