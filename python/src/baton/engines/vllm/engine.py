@@ -13,6 +13,8 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
+
 from baton import native
 from baton.engines.adapter import EngineAdapter, EngineConfig, EngineInfo, Request, Sample, Sampling, WakeTag
 from baton.engines.requests import check_requests
@@ -27,6 +29,8 @@ ENVIRONMENT = {
     "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
     "VLLM_NO_USAGE_STATS": "1",
 }
+#: Requests, and tokens of each, that a new engine is tried with.
+_WARM_REQUESTS, _WARM_TOKENS = 64, 16
 
 
 class VllmEngine(EngineAdapter):
@@ -58,6 +62,7 @@ class VllmEngine(EngineAdapter):
         infos = self.collective("baton_info", deadline=ends - time.monotonic())
         self._pids = [info["pid"] for info in infos]
         self._vocabulary = infos[0]["vocabulary_size"]
+        self._warm_up()
         self.collective("baton_record_own", deadline=ends - time.monotonic())
         return EngineInfo.of(config, infos)
 
@@ -118,6 +123,21 @@ class VllmEngine(EngineAdapter):
             raise
         self._drain()
         return collector.samples()
+
+    def _warm_up(self) -> None:
+        """The first requests of a process load and compile kernels; the first handoff shall not wait for that. Needs
+        weights that can be computed with, whatever they are."""
+        assert self._config is not None
+        length = self._config.max_model_length
+        prompt = np.arange(min(_WARM_TOKENS, max(1, length // 2)), dtype=np.uint32) % self._vocabulary
+        requests = [Request(prompt=prompt, samples=1, stream=stream) for stream in range(_WARM_REQUESTS)]
+        for temperature in (1.0, 0.0):
+            sampling = Sampling(temperature=temperature, top_p=1.0, max_tokens=_WARM_TOKENS, stop_token_ids=(), seed=0)
+            try:
+                self.generate(requests, sampling, lambda *_: None)
+            except BatonError as error:
+                if error.code != "LOGITS_NOT_FINITE":  # weights that mean nothing may give such
+                    raise
 
     def worker_pids(self) -> list[int]:
         return self._pids
