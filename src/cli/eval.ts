@@ -46,7 +46,11 @@ export function addEval(program: Command): void {
     .option("--batch-size <n>", "completions at once on an engine (default: vllm 256, transformers 32)", atLeastOne)
     .addOption(new Option("--dtype <name>", "(default: the model's)").choices(["bfloat16", "float16", "float32"]))
     .option("--confidence <share>", "of the intervals (default: 0.95)", number)
-    .option("--deadline <minutes>", "after which it is given up", atLeastOne, 24 * 60)
+    .option("--start-deadline <minutes>", "in which an engine must have loaded the model (default: 30)", number)
+    .option("--stall-deadline <minutes>", "from one token of a batch to the next (default: 10)", number)
+    .option("--judge-deadline <seconds>", "of a comparison; the completion is wrong after it (default: 5)", number)
+    .option("--deadline <minutes>", "after which all of it is given up", atLeastOne, 24 * 60)
+    .option("--no-resume", "begin anew (default: go on from the completions of the same evaluation in --out)")
     .option("--out <dir>", "folder for results.jsonl, summary.json and logs", "baton-out/eval")
     .option("--json", "print the summary as JSON")
     .action(async (options: EvalOptions) => {
@@ -67,7 +71,10 @@ async function evaluate({ json, deadline, ...options }: EvalOptions): Promise<nu
     args: [String(process.pid)],
     input,
     deadlineMs: deadline * MINUTE_MS,
-    deadline: { option: "--deadline", action: "Raise --deadline, or evaluate fewer problems or samples." },
+    deadline: {
+      option: "--deadline",
+      action: "The same command goes on where it stopped; raise --deadline, or evaluate fewer problems or samples.",
+    },
     environment: process.env,
     say: sayToTerminal,
   });

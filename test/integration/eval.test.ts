@@ -56,17 +56,25 @@ describe("baton eval", { timeout: 120_000 }, () => {
     });
   });
 
-  it("leaves no process behind when it is interrupted, or killed", async () => {
+  it("leaves no process behind when it is interrupted, or killed, and what it has done is not lost", async () => {
     for (const signal of ["SIGINT", "SIGKILL"] as const) {
       await withFolder(async (folder) => {
-        const baton = evaluation(folder, "--samples", "1000");
-        const log = join(baton.out, "logs/engine-0.log");
-        while (!existsSync(log) && baton.process.exitCode === null) await sleep(50);
+        const words = ["--limit", "8", "--samples", "200"];
+        const baton = evaluation(folder, ...words);
+        const part = join(baton.out, "results.part.jsonl");
+        const lines = (): number => (existsSync(part) ? readFileSync(part, "utf8").split("\n").length - 2 : 0);
+        while (lines() < 1 && baton.process.exitCode === null) await sleep(20);
         expect(processesWith(folder).length, baton.output).toBeGreaterThan(1);
         baton.process.kill(signal);
         const ended = await baton.ended;
         if (signal === "SIGINT") expect(ended.code, ended.output).toBe(130);
         await expect.poll(() => processesWith(folder), { timeout: 10_000 }).toEqual([]);
+        const kept = lines();
+        expect(kept).toBeLessThan(1600);
+        if (signal === "SIGKILL") return;
+        const { code, output } = await evaluation(folder, ...words).ended;
+        expect(code, output).toBe(0);
+        expect(output).toContain(`${kept} of 1600 completions are from before`);
       });
     }
   });

@@ -12,7 +12,8 @@ const SUMMARY: EvaluationSummary = {
     { k: 16, value: null, low: null, high: null },
   ],
   interval: { confidence: 0.95 },
-  completions: { count: 480, truncated: 0.125, withoutAnswer: 0, notJudged: 0, firstFailure: null, meanTokens: 812.25 },
+  completions: { count: 480, truncated: 0.05, withoutAnswer: 0, notJudged: 0, firstFailure: null, meanTokens: 812.25 },
+  resumedFrom: 0,
   seconds: { total: 95.2, generate: 61.1 },
   tokensPerSecond: 6380.5,
   out: "/out/eval",
@@ -25,13 +26,26 @@ describe("the report of an evaluation", () => {
       "data            /data/aime.jsonl: 30 problems, 16 each at temperature 0.6",
       "pass@1          41.3 %   95 % interval 30.1 % to 53.3 %",
       "pass@16         unknown   95 % interval unknown to unknown",
-      "cut off         12.5 % (after 8192 tokens)",
+      "cut off         5.0 % (after 8192 tokens)",
       "without answer  0.0 %",
       "length          812.3 tokens, mean",
       "time            95.2 s, of which 61.1 s generating: 6381 tokens/s",
       "every completion is in /out/eval/results.jsonl",
       "",
     ]);
+  });
+
+  it("warns where many completions were cut off", () => {
+    const completions = { ...SUMMARY.completions, truncated: 0.0625 };
+    expect(evaluationReport({ ...SUMMARY, completions })).toMatch(
+      /^warning +6\.3 % of the completions .*--max-tokens$/m,
+    );
+  });
+
+  it("says what was made before, and knows no speed where nothing was left to make", () => {
+    const seconds = { total: 2, generate: null };
+    const resumed = { ...SUMMARY, resumedFrom: 480, seconds, tokensPerSecond: null };
+    expect(evaluationReport(resumed)).toMatch(/^time +2\.0 s; 480 of 480 completions are from before$/m);
   });
 
   it("says which completions could not be judged", () => {

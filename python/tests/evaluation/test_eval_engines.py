@@ -32,15 +32,17 @@ def job(**changes: Any) -> Job:
         "batch_size": 64,
         "length": 64,
         "max_tokens": 6,
-        "samples": 3,
         "temperature": 1.0,
         "top_p": 1.0,
         "seed": 0,
         "stop_token_ids": [int(tokenizer.eos_token_id)],
         "problems": list(range(len(problems))),
+        "samples": 3,
         "prompts": [list(tokenizer(each.prompt)["input_ids"]) for each in problems],
     }
-    return Job(**values | changes)
+    values |= changes
+    values["samples"] = [list(range(values["samples"]))] * len(values["problems"])
+    return Job(**values)
 
 
 def samples_of(**changes: Any) -> Samples:
@@ -103,7 +105,7 @@ def place(folder: Path) -> Place:
 
 def test_an_engine_that_cannot_load_its_model(tmp_path: Path) -> None:
     before = children()
-    error = error_of(lambda: generate([job(model="/nowhere")], [place(tmp_path)], print), "ENGINE_NOT_STARTED")
+    error = error_of(lambda: generate([job(model="/nowhere")], [place(tmp_path)], print, 60, 60), "ENGINE_NOT_STARTED")
     assert "/nowhere" in str(error)
     assert "Traceback" in (tmp_path / "logs" / "engine-0.log").read_text()
     assert children() == before
@@ -111,8 +113,9 @@ def test_an_engine_that_cannot_load_its_model(tmp_path: Path) -> None:
 
 def test_an_engine_that_does_not_start(tmp_path: Path) -> None:
     before = children()
-    error = error_of(lambda: generate([job()], [place(tmp_path)], print, start_s=0.05), "ENGINE_STALLED")
+    error = error_of(lambda: generate([job()], [place(tmp_path)], print, start_s=0.05, stall_s=60), "ENGINE_STALLED")
     assert "did not start" in error.message
+    assert "--start-deadline" in error.action
     assert children() == before
 
 
@@ -131,7 +134,7 @@ def test_an_engine_that_is_struck_at_work(blow: signal.Signals, code: str, tmp_p
         came.append(done)
 
     work = job(batch_size=1, samples=50)
-    error = error_of(lambda: generate([work], [place(tmp_path)], strike, stall_s=1.0), code)
+    error = error_of(lambda: generate([work], [place(tmp_path)], strike, start_s=60, stall_s=1.0), code)
     assert "engine-0.log" in error.action
     assert time.monotonic() - struck < 10
     assert 0 < len(came) < 1000

@@ -9,7 +9,7 @@ import pytest
 from eval_cases import TINY, error_of, options, write_lines
 from transformers import AutoTokenizer
 
-from baton.evaluation.judging import Judges
+from baton.evaluation.judging import Judges, Verdict
 from baton.evaluation.questions import Question, load_questions, tokens_of
 
 GSM8K = {"question": "How many?", "answer": "6 and <<6+9=15>>9.\n#### 1,015"}
@@ -114,7 +114,9 @@ def judges() -> Any:
     ],
 )
 def test_judging(completion: str, answer: str, correct: bool, found: str | None, judges: Judges) -> None:
-    verdict = judges.judge(completion, answer).result()
+    verdicts: list[Verdict] = []
+    judges.judge(completion, answer, verdicts.append).result()
+    [verdict] = verdicts
     assert (verdict.correct, verdict.found, verdict.failure) == (correct, found, None)
 
 

@@ -99,6 +99,8 @@ def test_errors_of_the_files(tmp_path: Path) -> None:
     renamed = error_of(lambda: load(tmp_path, GSM8K, columns={"prompt": "qestion"}), "DATA_COLUMN_MISSING")
     assert "question" in renamed.expected
     error_of(lambda: load(tmp_path, GSM8K, template="{qestion}"), "DATA_COLUMN_MISSING")
+    error = error_of(lambda: load(tmp_path, GSM8K, template=r"{{question}} \boxed{}"), "BAD_OPTIONS")
+    assert "grpo.data.template" in error.message
     error_of(lambda: load(tmp_path, {"prompt": "1"}, system="{level}"), "DATA_COLUMN_MISSING")
 
 

@@ -8,6 +8,7 @@ ended from outside, and its memory is limited.
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import json
 import os
 import select
@@ -23,7 +24,8 @@ from typing import IO, Any
 
 from baton.errors import BatonError
 
-START_S = 120.0  # importing sympy on a busy machine
+#: Importing sympy on a busy machine. No option: it takes a second or two, whatever is compared later.
+START_S = 120.0
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,18 @@ class Comparison:
 
     equal: bool
     found: str | None
+
+
+def require_math_verify() -> None:
+    """Raises BatonError PYTHON_PACKAGE_MISSING."""
+    if importlib.util.find_spec("math_verify") is None:
+        raise BatonError(
+            "PYTHON_PACKAGE_MISSING",
+            "Answers are compared by math-verify, which is not installed.",
+            expected="the packages of gpu-baton[grpo]",
+            found="no module math_verify",
+            action="Run `baton setup`, or: pip install math-verify",
+        )
 
 
 class MathVerifier:

@@ -27,7 +27,7 @@ def main() -> int:
     die_with(int(sys.argv[1]))
     options = msgspec.json.decode(sys.stdin.buffer.read(), type=EvalOptions)
     try:
-        with Judges() as judges:
+        with Judges(options.judge_deadline) as judges:
             summary = evaluate(make_plan(options, judges, _say), judges, _say)
     except BatonError as error:
         print(json.dumps({"error": error.to_wire()}), flush=True)

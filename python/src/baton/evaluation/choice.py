@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import os
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -46,6 +47,14 @@ def choose(options: EvalOptions, config: Any, problems: int) -> Choice:
         raise _bad_tp("the model's attention heads cannot be shared equally.", f"a divisor of {heads}", tp)
     groups = [",".join(gpus[begin : begin + tp]) for begin in range(0, len(gpus) - tp + 1, tp)] or [""]
     return Choice(engine, groups[: max(1, problems)], options.batch_size or _BATCH[engine], why)
+
+
+def version_of(engine: Literal["vllm", "transformers"]) -> str:
+    """Of the library that generates, with its name."""
+    if engine == "vllm":
+        major, minor = versions.require()
+        return f"vLLM {major}.{minor}"
+    return f"transformers {importlib.metadata.version('transformers')}"
 
 
 def visible_gpus() -> list[str]:

@@ -19,8 +19,6 @@ from baton.parent import die_with
 class Engine(Protocol):
     """A model that is loaded. `run` sends every sample of the job as it is done, and `Moved` in between."""
 
-    version: str
-
     def run(self, send: Callable[[Done | Moved], None]) -> None: ...
 
 
@@ -57,7 +55,7 @@ def _work(job: Job, send: Callable[[Reply], None]) -> None:
             found=f"{type(error).__name__}: {str(error)[:500]}",
             action="Read its log; try the other --engine.",
         ) from error
-    send(Ready(version=engine.version))
+    send(Ready())
     engine.run(send)
     send(Finished())
 

@@ -19,8 +19,6 @@ import msgspec
 from baton.errors import BatonError
 from baton.evaluation.job import Done, Failed, Finished, Job, Ready, Reply
 
-START_S = 1800.0  # loading a large model from a slow disk, compiling its kernels
-STALL_S = 600.0  # from one token to the next, in a full batch
 LOG_LINES = 12
 _REPLIES = msgspec.json.Decoder(Reply)
 
@@ -38,7 +36,7 @@ class _Engine:
     place: Place
     process: subprocess.Popen[bytes]
     deadline: float
-    version: str | None = None
+    ready: bool = False
     finished: bool = False
     rest: bytes = b""
     replies: list[Reply] = field(default_factory=list[Reply])
@@ -53,7 +51,6 @@ class _Engine:
 class Generated:
     """`start_s`: until the last engine was ready. `generate_s`: from the first that was ready to the end."""
 
-    version: str
     start_s: float
     generate_s: float
 
@@ -62,11 +59,12 @@ def generate(
     jobs: Sequence[Job],
     places: Sequence[Place],
     on_done: Callable[[Done], None],
-    start_s: float = START_S,
-    stall_s: float = STALL_S,
+    start_s: float,
+    stall_s: float,
 ) -> Generated:
     """Runs every job in a process of its own and hands on each sample as it comes.
 
+    `start_s`: until an engine is ready; `stall_s`: from one token of an engine to the next, in a full batch.
     Raises BatonError ENGINE_DIED, ENGINE_STALLED, or whatever an engine failed with. Nothing of them is left.
     """
     began = time.monotonic()
@@ -74,8 +72,8 @@ def generate(
     try:
         for job, place in zip(jobs, places, strict=True):
             engines.append(_Engine(place, _start(job, place), began + start_s))
-        first, last = _listen(engines, on_done, stall_s)
-        return Generated(engines[0].version or "", last - began, time.monotonic() - first)
+        first, last = _listen(engines, on_done, start_s, stall_s)
+        return Generated(last - began, time.monotonic() - first)
     finally:
         for engine in engines:
             _end(engine)
@@ -100,7 +98,9 @@ def _start(job: Job, place: Place) -> subprocess.Popen[bytes]:
         )
 
 
-def _listen(engines: Sequence[_Engine], on_done: Callable[[Done], None], stall_s: float) -> tuple[float, float]:
+def _listen(
+    engines: Sequence[_Engine], on_done: Callable[[Done], None], start_s: float, stall_s: float
+) -> tuple[float, float]:
     """When the first and the last engine were ready. Until all have finished."""
     ready: list[float] = []
     with selectors.DefaultSelector() as selector:
@@ -111,7 +111,7 @@ def _listen(engines: Sequence[_Engine], on_done: Callable[[Done], None], stall_s
             waiting = [key.data for key in selector.get_map().values()]
             soonest = min(waiting, key=lambda each: each.deadline)
             if soonest.deadline <= now:
-                raise _stalled(soonest, stall_s)
+                raise _stalled(soonest, start_s, stall_s)
             for key, _ in selector.select(soonest.deadline - now):
                 engine: _Engine = key.data
                 if not _read(engine):
@@ -119,7 +119,7 @@ def _listen(engines: Sequence[_Engine], on_done: Callable[[Done], None], stall_s
                 for reply in engine.replies:
                     engine.deadline = time.monotonic() + stall_s
                     if isinstance(reply, Ready):
-                        engine.version = reply.version
+                        engine.ready = True
                         ready.append(time.monotonic())
                     elif isinstance(reply, Done):
                         on_done(reply)
@@ -163,12 +163,13 @@ def _died(engine: _Engine) -> BatonError:
     return _with_log(died, engine)
 
 
-def _stalled(engine: _Engine, stall_s: float) -> BatonError:
-    if engine.version is None:
-        what, expected = "did not start in time", "a loaded model"
+def _stalled(engine: _Engine, start_s: float, stall_s: float) -> BatonError:
+    if not engine.ready:
+        what, expected, option = "did not start in time", f"a loaded model within {start_s:g} s", "--start-deadline"
     else:
-        what, expected = "stopped making tokens", f"one more within {stall_s:.0f} s"
-    stalled = BatonError("ENGINE_STALLED", f"An engine {what}.", expected, "nothing", f"Read {engine.place.log}.")
+        what, expected, option = "stopped making tokens", f"one more within {stall_s:g} s", "--stall-deadline"
+    action = f"Read {engine.place.log}; raise {option} if it was at work."
+    stalled = BatonError("ENGINE_STALLED", f"An engine {what}.", expected, "nothing", action)
     return _with_log(stalled, engine)
 
 

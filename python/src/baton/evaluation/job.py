@@ -19,8 +19,6 @@ class Job(msgspec.Struct, kw_only=True, rename="camel", frozen=True):
     #: Longest prompt and completion together, in tokens.
     length: int
     max_tokens: int
-    #: Completions of each prompt.
-    samples: int
     #: 0: the likeliest token.
     temperature: float
     top_p: float
@@ -29,12 +27,12 @@ class Job(msgspec.Struct, kw_only=True, rename="camel", frozen=True):
     #: Numbers of the problems, which the seeds of their samples depend on, and their prompts.
     problems: list[int]
     prompts: list[list[int]]
+    #: Of each prompt the numbers of its samples, which their seeds depend on too.
+    samples: list[list[int]]
 
 
 class Ready(msgspec.Struct, kw_only=True, rename="camel", tag="ready", frozen=True):
-    """The model is loaded. `version`: of the engine."""
-
-    version: str
+    """The model is loaded."""
 
 
 class Moved(msgspec.Struct, kw_only=True, rename="camel", tag="moved", frozen=True):

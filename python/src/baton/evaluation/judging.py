@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from queue import SimpleQueue
 from types import TracebackType
 
-from baton.answers.math_verifier import MathVerifier
-from baton.errors import BatonError
+from baton.answers.math_verifier import MathVerifier, require_math_verify
+from baton.evaluation.options import JUDGE_S
 from baton.evaluation.questions import Question, bad_answer
 
-TIMEOUT_S = 5.0
 MOST = 4
 
 
@@ -30,18 +28,11 @@ class Verdict:
 class Judges:
     """Judges in the background, so that engines need not wait. A context; its processes end with it."""
 
-    def __init__(self) -> None:
-        """Raises BatonError PYTHON_PACKAGE_MISSING."""
-        if importlib.util.find_spec("math_verify") is None:
-            raise BatonError(
-                "PYTHON_PACKAGE_MISSING",
-                "Answers are compared by math-verify, which is not installed.",
-                expected="the packages of gpu-baton[grpo]",
-                found="no module math_verify",
-                action="Run `baton setup`, or: pip install math-verify",
-            )
+    def __init__(self, timeout_s: float = JUDGE_S) -> None:
+        """`timeout_s`: of one comparison. Raises BatonError PYTHON_PACKAGE_MISSING."""
+        require_math_verify()
         count = max(1, min(MOST, (os.cpu_count() or 1) // 2))
-        self._verifiers = [MathVerifier(TIMEOUT_S) for _ in range(count)]
+        self._verifiers = [MathVerifier(timeout_s) for _ in range(count)]
         self._free: SimpleQueue[MathVerifier] = SimpleQueue()
         for verifier in self._verifiers:
             self._free.put(verifier)
@@ -56,8 +47,9 @@ class Judges:
             more = f"; {len(bad)} of {len(questions)} answers are like that" if len(bad) > 1 else ""
             raise bad_answer(first.place, f"{first.answer[-120:]!r}: {error}{more}")
 
-    def judge(self, completion: str, answer: str) -> Future[Verdict]:
-        return self._threads.submit(self._judge, completion, answer)
+    def judge(self, completion: str, answer: str, then: Callable[[Verdict], None]) -> Future[None]:
+        """`then` is called in a thread of the judges; what it raises is in the future."""
+        return self._threads.submit(lambda: then(self._judge(completion, answer)))
 
     def _check(self, question: Question) -> Exception | None:
         verifier = self._free.get()

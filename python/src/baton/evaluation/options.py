@@ -10,6 +10,9 @@ from baton.completion import MOST_SEED
 from baton.errors import BatonError
 from baton.evaluation.estimates import CONFIDENCE
 
+#: Seconds that a comparison may take.
+JUDGE_S = 5.0
+
 
 class EvalOptions(msgspec.Struct, kw_only=True, rename="camel", forbid_unknown_fields=True, frozen=True):
     """Options by the names of `baton eval --help`. None: as it says there for an option that is not given."""
@@ -35,6 +38,13 @@ class EvalOptions(msgspec.Struct, kw_only=True, rename="camel", forbid_unknown_f
     batch_size: int | None = None
     dtype: Literal["bfloat16", "float16", "float32"] | None = None
     confidence: float = CONFIDENCE
+    #: Whether to go on from the completions that an evaluation of the same has left in `out`.
+    resume: bool = True
+    #: Minutes until an engine has loaded the model, and from one token of a batch to the next.
+    start_deadline: float = 30.0
+    stall_deadline: float = 10.0
+    #: Seconds of a comparison with an answer, after which the completion is wrong.
+    judge_deadline: float = JUDGE_S
 
     @property
     def ks(self) -> list[int]:
@@ -57,6 +67,10 @@ class EvalOptions(msgspec.Struct, kw_only=True, rename="camel", forbid_unknown_f
             if not 1 <= k <= self.samples:
                 message = "pass@k is computed from at least k samples of each problem."
                 raise _bad("--k", message, f"numbers from 1 to --samples {self.samples}", str(k))
+        deadlines = {"--start-deadline": self.start_deadline, "--stall-deadline": self.stall_deadline}
+        for name, deadline in (deadlines | {"--judge-deadline": self.judge_deadline}).items():
+            if not deadline > 0.0:
+                raise _bad(name, "nothing can be done by then.", "a number above 0", str(deadline))
         if not 0.0 <= self.heat < 100.0:
             raise _bad("--temperature", "it cannot be sampled at.", "0 (the likeliest token) or more", str(self.heat))
         if self.samples > 1 and self.heat == 0:

@@ -9,11 +9,13 @@ from typing import Any
 
 from baton.errors import BatonError
 from baton.evaluation.choice import Choice, choose
+from baton.evaluation.identity import identity
 from baton.evaluation.judging import Judges
 from baton.evaluation.model_source import Source, find_source
 from baton.evaluation.options import EvalOptions
 from baton.evaluation.questions import Question, load_questions, tokens_of
 from baton.evaluation.weights import config_of, dtype_of
+from baton.output_folder import not_writable
 from baton.problems.prompts import load_tokenizer, stop_tokens
 
 #: Tokens of a completion where the options do not say, and the model has room for them.
@@ -22,7 +24,8 @@ MAX_TOKENS = 2048
 
 @dataclass(frozen=True)
 class Plan:
-    """`prompts`: tokens of each question. `max_tokens`: of a completion; `length`: with its prompt, at most."""
+    """`prompts`: tokens of each question. `max_tokens`: of a completion; `length`: with its prompt, at most.
+    `identity`: what an evaluation must have in common with an unfinished one to go on from it."""
 
     options: EvalOptions
     source: Source
@@ -34,6 +37,7 @@ class Plan:
     length: int
     dtype: str
     choice: Choice
+    identity: dict[str, Any]
 
 
 def make_plan(options: EvalOptions, judges: Judges, say: Callable[[str], None]) -> Plan:
@@ -48,13 +52,15 @@ def make_plan(options: EvalOptions, judges: Judges, say: Callable[[str], None]) 
     judges.check(questions)
     choice = choose(options, config, len(questions))
     # Beside the weights lies the generation config too, but for an adapter.
-    stops = {*stop_tokens(source.base or source.folder, tokenizer), *stop_tokens(source.folder, tokenizer)}
+    ends = {*stop_tokens(source.base or source.folder, tokenizer), *stop_tokens(source.folder, tokenizer)}
+    stops = sorted(ends)
     dtype = options.dtype or dtype_of(config)
+    whose = identity(options, source, questions, prompts, stops, max_tokens, dtype, choice)
     _writable(Path(options.out))
     for words in (f"the model is {source.chosen}" if source.chosen else "", choice.why):
         if words:
             say(words)
-    return Plan(options, source, questions, prompts, tokenizer, sorted(stops), max_tokens, length, dtype, choice)
+    return Plan(options, source, questions, prompts, tokenizer, stops, max_tokens, length, dtype, choice, whose)
 
 
 def _writable(out: Path) -> None:
@@ -64,13 +70,7 @@ def _writable(out: Path) -> None:
         probe.touch()
         probe.unlink()
     except OSError as error:
-        raise BatonError(
-            "OUTPUT_NOT_WRITABLE",
-            f"{out} cannot be written to.",
-            expected="a folder to write to",
-            found=error.strerror or str(error),
-            action="Choose another folder with --out.",
-        ) from error
+        raise not_writable(out, error) from error
 
 
 def _room(
@@ -81,6 +81,14 @@ def _room(
     prompt = len(prompts[longest])
     positions: int | None = getattr(config.get_text_config(), "max_position_embeddings", None)
     wanted = options.max_tokens or 1
+    if positions is not None and wanted >= positions:
+        raise BatonError(
+            "BAD_OPTIONS",
+            "--max-tokens: the model has no room for a prompt beside such a completion.",
+            expected=f"less than the model's {positions} positions",
+            found=str(wanted),
+            action="Lower --max-tokens, or use a model with more positions.",
+        )
     if positions is not None and prompt + wanted > positions:
         raise BatonError(
             "PROMPT_TOO_LONG",

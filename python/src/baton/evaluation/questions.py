@@ -9,7 +9,7 @@ from typing import Any
 
 from baton.errors import BatonError
 from baton.evaluation.options import EvalOptions
-from baton.problems.prompts import OptionNames, Prompt, checked_prompt, fill, prompt_tokens, with_system
+from baton.problems.prompts import OptionNames, Prompt, check_template, checked_prompt, fill, prompt_tokens, with_system
 from baton.problems.rows import read_rows
 from baton.weights.names import nearest
 
@@ -31,7 +31,9 @@ class Question:
 
 def load_questions(options: EvalOptions) -> list[Question]:
     """Raises BatonError DATA_NOT_FOUND, DATA_NOT_JSON, DATA_COLUMN_MISSING, DATA_COLUMN_AMBIGUOUS, DATA_BAD_PROMPT,
-    DATA_BAD_ANSWER or DATA_EMPTY."""
+    DATA_BAD_ANSWER, DATA_EMPTY or BAD_OPTIONS."""
+    if options.template is not None:
+        check_template(options.template, "--template")
     path = Path(options.data)
     questions: list[Question] = []
     columns: tuple[str | None, str] | None = None

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import transformers
 from torch import Tensor
 from transformers import (
     AutoModelForCausalLM,
@@ -28,7 +27,6 @@ class TransformersEngine:
     """What a sample draws depends on (seed, problem, sample, position) alone, not on what is in its batch."""
 
     def __init__(self, job: Job) -> None:
-        self.version = f"transformers {transformers.__version__}"
         self._job = job
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         model: Any = AutoModelForCausalLM.from_pretrained(job.model, dtype=getattr(torch, job.dtype))
@@ -38,7 +36,7 @@ class TransformersEngine:
 
     def run(self, send: Callable[[Done | Moved], None]) -> None:
         job = self._job
-        rows = [(position, sample) for position in range(len(job.prompts)) for sample in range(job.samples)]
+        rows = [(position, sample) for position, numbers in enumerate(job.samples) for sample in numbers]
         # Like lengths together, so that little is padded; the longest first, so that a lack of memory shows at once.
         rows.sort(key=lambda row: -len(job.prompts[row[0]]))
         for begin in range(0, len(rows), job.batch_size):

@@ -21,12 +21,11 @@ class VllmEngine:
 
     def __init__(self, job: Job) -> None:
         """Raises BatonError VLLM_MISSING or VLLM_VERSION, and what vLLM raises."""
-        major, minor = versions.require()
+        versions.require()
         os.environ.update(ENVIRONMENT)
         from vllm.engine.arg_utils import EngineArgs  # pyright: ignore
         from vllm.v1.engine.llm_engine import LLMEngine  # pyright: ignore
 
-        self.version = f"vLLM {major}.{minor}"
         self._job = job
         self._engine: Any = LLMEngine.from_engine_args(EngineArgs(**arguments(job)))
 
@@ -36,8 +35,8 @@ class VllmEngine:
 
         job = self._job
         names: dict[str, tuple[int, int]] = {}
-        for problem, prompt in zip(job.problems, job.prompts, strict=True):
-            for sample in range(job.samples):
+        for problem, prompt, numbers in zip(job.problems, job.prompts, job.samples, strict=True):
+            for sample in numbers:
                 name = f"{problem}-{sample}"
                 names[name] = (problem, sample)
                 parameters = SamplingParams(**sampling(job, problem, sample), output_kind=RequestOutputKind.FINAL_ONLY)

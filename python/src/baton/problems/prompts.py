@@ -40,6 +40,18 @@ def fill(template: str, column: Callable[[str], Any]) -> str:
     return _PLACEHOLDER.sub(one, template)
 
 
+def check_template(template: str, option: str) -> None:
+    """Raises BatonError BAD_OPTIONS for a template of prompts that would all be the same."""
+    if not any(name for _, name in _PLACEHOLDER.findall(template)):
+        raise BatonError(
+            "BAD_OPTIONS",
+            f"{option}: it names no column, so every problem would get the same prompt.",
+            expected="at least one column in braces, such as {question}",
+            found=repr(template[:120]),
+            action=f"Put the column of the problem into {option}; {{{{name}}}} stands for {{name}} itself.",
+        )
+
+
 def checked_prompt(prompt: Any, place: str, names: OptionNames) -> Prompt:
     """`prompt` itself. Raises BatonError DATA_BAD_PROMPT where it is neither a text nor messages, or empty."""
     if isinstance(prompt, str) and prompt:

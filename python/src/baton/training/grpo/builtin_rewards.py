@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from baton.answers.math_verifier import MathVerifier
-from baton.errors import BatonError
+from baton.answers.math_verifier import MathVerifier, require_math_verify
 
 RewardFunction = Callable[..., list[Any]]
 
@@ -21,14 +19,7 @@ def math_verify(timeout_s: float = 5.0) -> RewardFunction:
     """
     if not timeout_s > 0:
         raise ValueError(f"timeout_s {timeout_s} is not above 0")
-    if importlib.util.find_spec("math_verify") is None:
-        raise BatonError(
-            "PYTHON_PACKAGE_MISSING",
-            "The reward function math_verify needs the package of the same name.",
-            expected="the packages of gpu-baton[grpo]",
-            found="no module math_verify",
-            action="Run `baton setup`, or: pip install math-verify",
-        )
+    require_math_verify()
     verifier = MathVerifier(timeout_s)
 
     def judge(completions: list[str], answer: list[Any]) -> list[float | Exception | None]:

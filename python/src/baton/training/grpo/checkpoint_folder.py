@@ -15,7 +15,8 @@ from baton.checkpoint_layout import DEEPSPEED, DESCRIPTION, MODEL
 from baton.errors import BatonError
 from baton.training.grpo.data import TokenizedProblem
 from baton.training.grpo.options import GrpoOptions
-from baton.training.grpo.shape import ModelShape, weights_digest
+from baton.training.grpo.shape import ModelShape
+from baton.weights_digest import weights_digest
 
 __all__ = [
     "DEEPSPEED",

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from baton.errors import BatonError
+from baton.output_folder import not_writable
 from baton.training.grpo.options import describe
 
 FILE = "grpo.json"
@@ -46,13 +47,7 @@ def preflight(grpo: dict[str, Any], folder: Path, ranks: int, model_length: int 
         written = {"grpo": grpo, "folder": str(folder.resolve()), "modelLength": model_length}
         file.write_text(json.dumps(written, indent=2) + "\n")
     except OSError as error:
-        raise BatonError(
-            "OUTPUT_NOT_WRITABLE",
-            f"{file} cannot be written.",
-            expected="a folder to write to",
-            found=error.strerror or str(error),
-            action="Choose another folder with --out.",
-        ) from error
+        raise not_writable(file, error) from error
     return {
         "optionsFile": str(file.resolve()),
         "problems": len(plan.problems),

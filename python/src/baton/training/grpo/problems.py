@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from baton.errors import BatonError
-from baton.problems.prompts import Message, OptionNames, Prompt, checked_prompt, fill, with_system
+from baton.problems.prompts import Message, OptionNames, Prompt, check_template, checked_prompt, fill, with_system
 from baton.problems.rows import read_rows
 from baton.training.grpo.options import DataOptions, GrpoOptions
 from baton.weights.names import nearest
@@ -21,6 +21,7 @@ NAMES = OptionNames(
     no_chat="grpo.data.chat: false",
     system="grpo.data.system",
 )
+TEMPLATE = "grpo.data.template"
 _FILES = "Correct grpo.data.files (or grpo.held_out); relative paths start at the recipe's folder."
 
 
@@ -36,8 +37,10 @@ class Problem:
 def load_problems(data: DataOptions, folder: Path = Path()) -> list[Problem]:
     """The problems of all files, in their order. Relative paths start at `folder`: the recipe's.
 
-    Raises BatonError DATA_NOT_FOUND, DATA_NOT_JSON, DATA_COLUMN_MISSING, DATA_BAD_PROMPT or DATA_EMPTY.
+    Raises BatonError DATA_NOT_FOUND, DATA_NOT_JSON, DATA_COLUMN_MISSING, DATA_BAD_PROMPT, DATA_EMPTY or BAD_OPTIONS.
     """
+    if data.template is not None:
+        check_template(data.template, TEMPLATE)
     problems: list[Problem] = []
     for name in data.files:
         for place, row in read_rows(folder / name, _FILES):
@@ -73,7 +76,7 @@ def _problem(row: dict[str, Any], place: str, data: DataOptions) -> Problem:
     for ours, theirs in data.columns.items():
         columns[ours] = _column(row, theirs, place, f"grpo.data.columns.{ours}")
     if data.template is not None:
-        prompt: Any = _filled(data.template, columns, place, "grpo.data.template")
+        prompt: Any = _filled(data.template, columns, place, TEMPLATE)
     else:
         prompt = _column(columns, "prompt", place, NAMES.prompt)
     columns.pop("prompt", None)  # reward functions get `prompts`

@@ -9,9 +9,7 @@ from typing import Any
 
 from baton.errors import BatonError
 from baton.training.grpo.options import GrpoOptions
-
-WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
-_END_BYTES = 1 << 20
+from baton.weights_digest import WEIGHTS
 
 
 @dataclass(frozen=True)
@@ -73,20 +71,6 @@ def check_model(folder: Path) -> None:
             found=", ".join(sorted(path.name for path in folder.iterdir())[:10]),
             action="Download the whole model, not only its configuration.",
         )
-
-
-def weights_digest(folder: Path) -> str:
-    """Of the weights in a model's folder: names, sizes, and the ends of each file, so that it takes no time."""
-    described = hashlib.sha256()
-    for pattern in WEIGHTS:
-        for path in sorted(folder.glob(pattern)):
-            size = path.stat().st_size
-            described.update(f"{path.name} {size}\n".encode())
-            with path.open("rb") as file:
-                for begin in (0, max(0, size - _END_BYTES)):
-                    file.seek(begin)
-                    described.update(file.read(_END_BYTES))
-    return described.hexdigest()[:16]
 
 
 def adapted(model: Any, options: GrpoOptions) -> Any:
