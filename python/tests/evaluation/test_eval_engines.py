@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from eval_cases import TINY, error_of
 from transformers import AutoTokenizer
 
 from baton.evaluation.engines import Place, generate
 from baton.evaluation.job import Done, Job
 from baton.evaluation.transformers_engine import TransformersEngine
-from baton.evaluation.vllm_engine import arguments, sampling
+from baton.evaluation.vllm_engine import arguments, memory_share, sampling
 from baton.examples.arithmetic import held_out_problems
 
 Samples = dict[tuple[int, int], list[int]]
@@ -139,3 +140,11 @@ def test_an_engine_that_is_struck_at_work(blow: signal.Signals, code: str, tmp_p
     assert time.monotonic() - struck < 10
     assert 0 < len(came) < 1000
     assert children() == before
+
+
+@pytest.mark.parametrize(("free", "wanted"), [(80, 0.92), (40, 0.475), (1, 0.011875)])
+def test_vllm_takes_no_more_than_is_free(monkeypatch: pytest.MonkeyPatch, free: int, wanted: float) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (free << 30, 80 << 30))
+    assert memory_share(1) == pytest.approx(wanted)
+    assert memory_share(2) == pytest.approx(0.92)

@@ -7,6 +7,8 @@ import os
 from collections.abc import Callable
 from typing import Any
 
+import torch
+
 from baton.engines.vllm import versions
 from baton.engines.vllm.engine import ENVIRONMENT
 from baton.engines.vllm.requests import seed_of
@@ -59,12 +61,26 @@ def arguments(job: Job) -> dict[str, Any]:
         "dtype": job.dtype,
         "max_model_len": job.length,
         "max_num_seqs": job.batch_size,
+        "gpu_memory_utilization": memory_share(job.tensor_parallel),
         "seed": 0,
         # Tokens go in and out; of the model's own sampling defaults nothing was asked for.
         "skip_tokenizer_init": True,
         "generation_config": "vllm",
         "disable_log_stats": True,
     }
+
+
+#: vLLM's own default share of a GPU's memory, and how much of what is free may be taken: a little is taken meanwhile.
+_SHARE, _OF_FREE = 0.92, 0.95
+
+
+def memory_share(tensor_parallel: int) -> float:
+    """The part of the GPU's memory that vLLM may take: no more than is free, since others may run on it too. With
+    several GPUs it is vLLM's default: a look at them would leave a CUDA context on each."""
+    if tensor_parallel > 1 or not torch.cuda.is_available():
+        return _SHARE
+    free, total = torch.cuda.mem_get_info(0)
+    return min(_SHARE, _OF_FREE * free / total)
 
 
 def sampling(job: Job, problem: int, sample: int) -> dict[str, Any]:
