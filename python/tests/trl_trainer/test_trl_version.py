@@ -1,4 +1,4 @@
-"""`import baton.trl` with no TRL, with another TRL, and with the right one. Packages lie in folders, as pip makes them."""
+"""`import baton.trl` with no TRL, with another TRL, and with the right one, as pip leaves their metadata."""
 
 from __future__ import annotations
 
