@@ -160,7 +160,7 @@ export class Inbox {
     const { manifests } = this.#weights;
     const isFirst = !manifests.has(rank);
     this.#weights.manifest(rank, manifest);
-    const event: Event = { type: "manifest", rank, signature: manifestSignature(manifest) };
+    const event: Event = { type: "manifest", rank, signature: manifestSignature(manifest), dtype: manifest.dtype };
     if (manifests.size < this.#options.rankCount()) return event;
     if (isFirst) this.#recorder.model(manifests);
     const all = [...manifests].sort(([a], [b]) => a - b).map(([index, one]) => ({ rank: index, manifest: one }));

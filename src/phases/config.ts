@@ -6,6 +6,8 @@ export interface PhaseConfig {
   readonly ranks: number | null;
   readonly engines: number;
   readonly tensorParallel: number;
+  /** Of the engines' weights, by its name in torch. */
+  readonly engineDtype: string;
   /** `all`: every rank gives back all it can; `needed`: only what the engine on its GPU lacks. */
   readonly release: "all" | "needed";
   readonly checks: CheckConfig;
@@ -21,6 +23,8 @@ export interface CheckConfig {
   readonly logprobMaxBound: number | null;
   /** Largest mean difference; null: no bound. */
   readonly logprobMeanBound: number | null;
+  /** Logprobs are compared within bounds that nothing keeps where trainer or engine round to 16 bits. */
+  readonly needsFloat32: boolean;
 }
 
 /** Milliseconds that each wait may last. */

@@ -41,6 +41,8 @@ export type Event =
       readonly rank: number;
       /** Equal for two manifests exactly when stage, dtype, names, dtypes and shapes are (`manifestSignature`). */
       readonly signature: string;
+      /** Of most of the trainer's tensors, by its name in torch. */
+      readonly dtype: string;
     }
   | { readonly type: "arrived"; readonly rank: number; readonly epoch: number }
   | { readonly type: "released"; readonly rank: number; readonly seq: number; readonly releasedBytes: number }

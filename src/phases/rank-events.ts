@@ -10,8 +10,20 @@ type EventOf<T extends Event["type"]> = Extract<Event, { type: T }>;
 export function onManifest(step: Step, event: EventOf<"manifest">): void {
   const rank = step.rank(event.rank, "manifest");
   step.expect(asClient(rank), "manifest", rank.phase, ["attaching", "train"]);
+  const { checks, engineDtype } = step.state.config;
+  // The other way round works: the engine's load_weights rounds a float32 trainer's parameters.
+  if (checks.needsFloat32 && engineDtype === "float32" && event.dtype !== "float32") {
+    step.fail({
+      code: "DTYPE_MISMATCH",
+      message: `the engines compute in float32, and rank ${rank.index} trains in a type that rounds more`,
+      expected: `parameters in float32, or engines in ${event.dtype}`,
+      found: `parameters in ${event.dtype}, engine.dtype float32, bounds of logprobs ${checks.logprobMaxBound ?? "none"}, mean ${checks.logprobMeanBound ?? "none"}`,
+      action: `Set engine.dtype to ${event.dtype}, or train in float32. If it is meant, raise checks.logprobMaxBound and logprobMeanBound.`,
+    });
+  }
   rank.phase = "train";
   rank.manifest = event.signature;
+  rank.dtype = event.dtype;
   // Names or addresses may have changed, and every plan is made of all manifests. A rank may be so quick that
   // the handoff it comes from still goes on elsewhere: that one keeps its plans.
   step.state.manifestsChanged = true;
@@ -132,7 +144,9 @@ export function onLogprobCheck(step: Step, event: EventOf<"logprobCheck">): void
     code: "LOGPROB_MISMATCH",
     message: `trainer and engine disagree about the same tokens (rank ${rank.index}, epoch ${event.epoch})`,
     expected: `differences of at most ${logprobMaxBound ?? "any"}, mean at most ${logprobMeanBound ?? "any"}`,
-    found: `${event.maxDifference}, mean ${mean ?? "of too few tokens"}`,
+    found:
+      `${event.maxDifference}, mean ${mean ?? "of too few tokens"}; ` +
+      `trainer in ${rank.dtype ?? "an unknown type"}, engine in ${step.state.config.engineDtype}`,
     action:
       "Compare dtype and model of trainer and engine; checks.logprobMaxBound and logprobMeanBound set the bounds.",
   });

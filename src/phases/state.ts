@@ -78,6 +78,8 @@ export interface RankState {
   phase: RankPhase;
   /** Signature of its manifest. */
   manifest: string | null;
+  /** Of its tensors, as the manifest says. */
+  dtype: string | null;
   /** Epoch that it arrived with. */
   epoch: number;
   /** Number of the command that it has to answer. */
@@ -192,6 +194,7 @@ export function newRank(index: number): RankState {
     life: UNBORN,
     phase: "absent",
     manifest: null,
+    dtype: null,
     epoch: 0,
     seq: 0,
     inHandoff: false,
@@ -291,6 +294,7 @@ function copyRank(rank: RankState): RankState {
     life: rank.life,
     phase: rank.phase,
     manifest: rank.manifest,
+    dtype: rank.dtype,
     epoch: rank.epoch,
     seq: rank.seq,
     inHandoff: rank.inHandoff,

@@ -143,6 +143,17 @@ describe("the demo", { timeout: 900_000 }, () => {
     });
   });
 
+  it("refuses engines in float32 for a policy in bfloat16 when the ranks say what they train", async () => {
+    await withFolder(async (folder) => {
+      const words = ["demo", "--out", `${folder}/out`, "--ranks", "1", "--engines", "1", "--tp", "1", "--zero", "2"];
+      const mixed = ["--steps", "1", "--dtype", "bfloat16", "--set", "engine.dtype=float32"];
+      const strict = ["--set", "checks.logprobMaxBound=null", "--set", "checks.logprobMeanBound=null"];
+      const ended = await new Baton(folder, [...words, ...mixed, ...strict], { BATON_PYTHON: python }).ended;
+      expect(ended.code, ended.output).toBe(1);
+      expect(ended.output).toContain("DTYPE_MISMATCH: ");
+    });
+  });
+
   it("learns nothing when the weights do not reach the engines", async () => {
     const blind = ["checks.weights=off", "checks.compareFirst=false", "checks.logprobSequences=0"];
     const { reward } = await demo(small, ["--steps", "2", ...blind.flatMap((key) => ["--set", key])], {

@@ -158,4 +158,16 @@ describe("says at the start what it cannot do", { timeout: 300_000 }, () => {
       }
     });
   });
+
+  it("completions that are longer than what an engine can do, before the model is built", async () => {
+    await withFolder(async (folder) => {
+      const config = { ...sampled, generation_kwargs: { max_tokens: 64 } };
+      // A model that is not there: it is never looked for.
+      const baton = startBaton(join(folder, "baton"), { zero: 2, config, more: { model: "/nowhere" } });
+      const { code, output } = await baton.ended;
+      expect(code).not.toBe(0);
+      expect(output).toContain("Completions of the length asked for do not fit into the engine.");
+      expect(output).not.toContain("/nowhere");
+    });
+  });
 });

@@ -178,6 +178,7 @@ describe("an end", () => {
     const bounds = { checks: { ...config().checks, logprobMaxBound: 0.2, logprobMeanBound: 0.01 } };
     start(bounds);
     expect(feed(check(1, 0.21, 0.001)).slice(0, 1)).toEqual(mismatch);
+    expect(failureOf()?.found).toBe("0.21, mean of too few tokens; trainer in bfloat16, engine in bfloat16");
     start(bounds);
     expect(feed(check(1, Number.NaN, 0.001)).slice(0, 1)).toEqual(mismatch);
     // The mean of a few tokens says little; many times a few are enough, whichever rank they come from.
@@ -189,6 +190,21 @@ describe("an end", () => {
     expect(feed(...Array.from({ length: 1000 }, () => check(50, 0.01, 0.005)))).toEqual([]);
     expect(feed(...Array.from({ length: 100 }, () => check(50, 0.02, 0.015))).slice(0, 1)).toEqual(mismatch);
   });
+
+  it("comes at once when a trainer in 16 bits cannot agree with engines in float32 as closely as asked", () => {
+    const strict = { ...config().checks, needsFloat32: true };
+    const end = (engineDtype: string, dtype: string, checks = strict) => {
+      start({ engineDtype, checks }, dtype);
+      return failureOf()?.code;
+    };
+    expect(end("float32", "bfloat16")).toBe("DTYPE_MISMATCH");
+    expect(failureOf()?.action).toContain("engine.dtype to bfloat16");
+    expect(end("float32", "float32")).toBe(undefined);
+    expect(end("bfloat16", "float32")).toBe(undefined);
+    expect(end("bfloat16", "bfloat16")).toBe(undefined);
+    expect(end("float32", "bfloat16", config().checks)).toBe(undefined);
+  });
+
   it("keeps the code of a launcher that fails", () => {
     feed({ type: "launcherExited", exit: { code: 7, signal: null } });
     feed({ type: "deadlinePassed", key: "launcher" });

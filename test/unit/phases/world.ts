@@ -85,12 +85,14 @@ export class World {
       ranks: this.random.oneIn(2) ? ranks : null,
       engines,
       tensorParallel,
+      engineDtype: "bfloat16",
       release: scenario.release,
       checks: {
         weights: scenario.weights,
         compareFirst: scenario.compareFirst,
         logprobMaxBound: 0.2,
         logprobMeanBound: 0.01,
+        needsFloat32: false,
       },
       deadlines: DEADLINES,
     });

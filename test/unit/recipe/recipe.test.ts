@@ -120,6 +120,12 @@ describe("a recipe", () => {
     expect(logprobBounds(parse(MINIMAL, "engine.dtype=bfloat16"))).toEqual({ max: 3, mean: 0.1 });
     expect(logprobBounds(parse(MINIMAL, "checks.logprobMaxBound=0.3")).max).toBe(0.3);
     expect(phaseConfig(parse(MINIMAL)).checks.logprobMeanBound).toBe(0.1);
+    const needsFloat32 = (...more: string[]) => phaseConfig(parse(MINIMAL, ...more)).checks.needsFloat32;
+    expect(needsFloat32()).toBe(false);
+    expect(needsFloat32("engine.dtype=float32")).toBe(true);
+    expect(needsFloat32("engine.dtype=float32", "checks.logprobSequences=0")).toBe(false);
+    const wide = ["checks.logprobMaxBound=3", "checks.logprobMeanBound=0.1"];
+    expect(needsFloat32("engine.dtype=float32", ...wide)).toBe(false);
   });
 });
 

@@ -6,15 +6,11 @@ import copy
 from collections.abc import Mapping
 from typing import Any
 
-from trl import __version__ as trl_version
 from trl.trainer.grpo_config import GRPOConfig
 
 from baton.completion import Sampling
 from baton.errors import BatonError
 from baton.training.deepspeed_support import check_zero
-
-#: The release line whose GRPOTrainer was read and is tested against.
-TRL_LINE = "1.16."
 
 #: Options of the vLLM that TRL would start, and the key of Baton's recipe that takes their place.
 _OF_THE_RECIPE = {
@@ -40,19 +36,11 @@ _NEUTRAL: dict[str, tuple[Any, ...]] = {
 def honoured(args: GRPOConfig, *, rollout_func: Any = None) -> GRPOConfig:
     """A copy of `args` in which generation goes through an engine, whatever `use_vllm` says.
 
-    Raises BatonError NO_CONTROLLER, UNSUPPORTED_TRL or UNSUPPORTED_TRL_OPTION, which names every such option.
+    Raises BatonError NO_CONTROLLER or UNSUPPORTED_TRL_OPTION, which names every such option.
     """
     from baton.connection import Controller
 
     Controller.from_environment()
-    if not trl_version.startswith(TRL_LINE):
-        raise BatonError(
-            "UNSUPPORTED_TRL",
-            "BatonGRPOTrainer does not know this version of TRL.",
-            expected=f"TRL {TRL_LINE}x",
-            found=f"TRL {trl_version}",
-            action="pip install 'trl==1.16.*', or a newer Baton.",
-        )
     if args.deepspeed_plugin is None:
         raise BatonError(
             "UNSUPPORTED_TRL_OPTION",

@@ -22,6 +22,7 @@ from baton import joining
 from baton.errors import BatonError
 from baton.session import Session, attach
 from baton.training.current import training_memory
+from baton.training.memory import local_rank
 from baton.trl.generation import BatonGeneration
 from baton.trl.options import check_lengths, honoured, of_the_recipe
 
@@ -46,6 +47,7 @@ class BatonGRPOTrainer(GRPOTrainer):
         self._session: Session | None = None
         # Joining the run first: engines and model are never built at the same time.
         with training_memory(), _in_place_of_vllm():
+            check_lengths(args, joining.join(local_rank()).welcome.max_model_length)
             super().__init__(model, reward_funcs, args, *more, **named)
         if self._is_vlm:
             raise BatonError(
@@ -87,8 +89,6 @@ class BatonGRPOTrainer(GRPOTrainer):
             prepared = super()._prepare_for_training(*args, **named)
         eos_token_ids: Any = self.eos_token_ids
         self._session = attach(self.model_wrapped, frozen=self._frozen())
-        arguments: Any = self.args
-        check_lengths(arguments, self._session.max_model_length)
         self._generation.connect(
             self._session,
             stop_token_ids=eos_token_ids,
