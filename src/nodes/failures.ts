@@ -130,7 +130,7 @@ export function notFinished(nodes: readonly number[], ms: number): Failure {
  */
 function distance({ code, found }: Failure): number {
   if (code === "NODE_LOST") return 0;
-  if (code === "UNEXPECTED_ERROR") return 3;
+  if (code === "UNEXPECTED_ERROR" || code === "PEER_LOST") return 3;
   if (code === "LAUNCHER_FAILED" || found.includes("SIGABRT")) return 2;
   return 1;
 }
