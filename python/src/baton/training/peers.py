@@ -2,9 +2,9 @@
 
 Each rank gathers what its peers hold, the ranks at its own position on the other nodes. So the ranks of a node together
 have everything, and each byte comes to a node once. It is done for every handoff: an engine drops its weights when it
-sleeps, and takes all of them again, whether they have changed or not. What comes is parts of parameters in a fixed order, whatever their
-sizes, cut into buckets of one size: besides the result no more than that is needed. The result leaves the GPU with
-everything else that is made anew for each handoff.
+sleeps, and takes all of them again, whether they have changed or not. What comes is parts of parameters in a fixed
+order, whatever their sizes, cut into buckets of one size: besides the result no more than that is needed. The result
+leaves the GPU with everything else that is made anew for each handoff.
 """
 
 from __future__ import annotations
@@ -119,7 +119,7 @@ class PeerPartitions:
             size = min(length, stream.elements - begin)
             self._pack(stream, begin, mine[:size])
             received = all_of_it[: count * size]
-            work = dist.all_gather_into_tensor(received, mine[:size], group=self._peers.group, async_op=True)
+            work = self._all_gather(received, mine[:size])
             # The first shows that all are there. On a GPU the others follow each other without the CPU.
             if last is None:
                 self._await(work)
@@ -131,6 +131,9 @@ class PeerPartitions:
                     gathered[row, begin : begin + size] = rows[peer]
         if last is not None:
             self._await(last)
+
+    def _all_gather(self, received: torch.Tensor, mine: torch.Tensor) -> Any:
+        return dist.all_gather_into_tensor(received, mine, group=self._peers.group, async_op=True)
 
     def _await(self, work: Any) -> None:
         """Until a collective is done. On a GPU `Work.wait` is for the stream, and knows no deadline."""
@@ -174,7 +177,7 @@ class PeerPartitions:
         device = self._streams[0].gathered.device
         mine = torch.from_numpy(sums.view(np.int64).copy()).to(device)
         received = torch.empty(len(self._peers.ranks) * mine.numel(), dtype=torch.int64, device=device)
-        work = dist.all_gather_into_tensor(received, mine, group=self._peers.group, async_op=True)
+        work = self._all_gather(received, mine)
         self._await(work)
         work.wait()
         rows = received.cpu().numpy().view(np.uint64).reshape(len(self._peers.ranks), -1)
