@@ -31,11 +31,7 @@ const UNKNOWN: ProcessExit = { code: null, signal: null };
  * The death that a lost connection is the consequence of. The failure as it is when it is another one, or when no rank of
  * this node is found dead in time: its peer was on another node, or the network broke.
  */
-export async function causeOfLostPeer(
-  failure: Failure,
-  ranks: readonly RankEnd[],
-  phase: NodePhase,
-): Promise<Failure> {
+export async function causeOfLostPeer(failure: Failure, ranks: readonly RankEnd[], phase: NodePhase): Promise<Failure> {
   if (failure.code !== LOST_PEER) return failure;
   if ((await within(CAUSE_MS.ending, () => silentlyEnding(ranks)[0])) === undefined) return failure;
   await within(CAUSE_MS.exit, () => silentlyEnding(ranks).find((rank) => rank.exit() !== null));

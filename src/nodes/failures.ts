@@ -69,6 +69,17 @@ export function nodeTwice(node: number, hosts: readonly string[]): Failure {
   };
 }
 
+/** What the others are told of a node that does not begin. */
+export function refusedThere(node: number, host: string, failure: Failure): Failure {
+  return {
+    code: "NODE_FAILED",
+    message: `node ${node} (${host}) did not begin: ${failure.code}: ${failure.message}`,
+    expected: failure.expected,
+    found: failure.found,
+    action: `On node ${node}: ${failure.action}`,
+  };
+}
+
 export function numberTooLarge(node: number, host: string, count: number): Failure {
   return {
     code: "NODES_DIFFER",

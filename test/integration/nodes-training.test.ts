@@ -160,6 +160,8 @@ describe("weights that cross the network", { timeout: 300_000 }, () => {
         for (const node of nodes) {
           const { output, code } = await node.ended;
           expect(output).toMatch(/WEIGHT_CHECKSUM_MISMATCH/);
+          // Each node has a model folder of its own.
+          expect(output).toMatch(/^warning: the nodes' commands differ: after `--model` .* on node 0 .* on node 1/m);
           expect(code).toBe(1);
           expect(node.summary().handoffs.toGeneration).toBe(1);
         }

@@ -43,6 +43,7 @@ describe("two nodes", () => {
         for (const node of nodes) {
           const ended = await node.ended;
           expect(ended, ended.output).toMatchObject({ code: 0 });
+          expect(ended.output).not.toMatch(/warning:|no key/);
         }
         const summary = nodes[0].summary();
         expect(summary).toMatchObject({ topology: { ranks: 2 }, handoffs: { toGeneration: 3 } });
@@ -162,7 +163,9 @@ async function refused(says: readonly [Refusal, Refusal], options: (node: number
 describe("nodes that do not fit together are refused at the start", () => {
   it.concurrent("with different recipes: on both, by what differs and where", () => {
     const says: Refusal = ["NODES_DIFFER", "deadlines.syncMs: 60000 on node 0", "1234 on node 1"];
-    return refused([says, says], (node) => ({ set: node === 1 ? ["deadlines.syncMs=1234"] : [] }));
+    return refused([[...says, "the nodes have no key"], says], (node) => ({
+      set: node === 1 ? ["deadlines.syncMs=1234"] : [],
+    }));
   });
 
   it.concurrent("with different keys: the stranger at once, the other for want of the right one", () =>
@@ -170,6 +173,14 @@ describe("nodes that do not fit together are refused at the start", () => {
       environment: { BATON_NODES_KEY: `key ${node}` },
       set: ["nodes.meetMs=3000"],
     })));
+
+  it.concurrent.each([0, 1])("because of node %i alone, before they met: the other hears of it", (bad) => {
+    const own: Refusal = ["RECIPE_INVALID", "engine.maxSequences=-1"];
+    const heard: Refusal = ["NODE_FAILED", `node ${bad} (`, "did not begin: RECIPE_INVALID", `On node ${bad}: `];
+    return refused(bad === 0 ? [own, heard] : [heard, own], (node) => ({
+      set: node === bad ? ["engine.maxSequences=-1"] : [],
+    }));
+  });
 
   it("or, where the launchers were not told of each other, when the first rank says so", async () => {
     const alone = [python, join(fixtures, "light_launcher.py"), "2"];

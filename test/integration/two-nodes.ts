@@ -46,9 +46,7 @@ export function lightNode(folder: string, node: number, port: number, options: L
     command: options.command ?? [
       python,
       join(fixtures, "light_launcher.py"),
-      String(ranks),
-      String(node),
-      String(count),
+      ...[String(ranks), "--node-rank", String(node), "--nnodes", String(count)],
     ],
   });
 }

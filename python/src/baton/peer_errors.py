@@ -35,5 +35,5 @@ def failure_of(error: BaseException, doing: str) -> dict[str, str]:
         "message": f"{doing} failed: the connection to another rank is lost",
         "expected": "every rank of the job, until the run is over",
         "found": f"{type(error).__name__}: {found}",
-        "action": "Read the output of the other ranks, on every node: one has ended, or the network between them failed.",
+        "action": "Read the output of the other ranks, on every node: one has ended, or their network failed.",
     }

@@ -73,7 +73,9 @@ def test_other_errors_of_torch_stay_unexpected():
     assert BatonError.from_exception(error, "the rollout", away=True).code == "UNEXPECTED_ERROR"
 
 
-GLOO = "[/pytorch/third_party/gloo/gloo/transport/tcp/pair.cc:538] Read error [127.0.0.1]:64199: Connection reset by peer"
+GLOO = (
+    "[/pytorch/third_party/gloo/gloo/transport/tcp/pair.cc:538] Read error [127.0.0.1]:64199: Connection reset by peer"
+)
 NCCL = (
     "NCCL error in: NCCLUtils.cpp:77, remote process exited or there was a network error, NCCL version 2.28.9\n"
     "ncclRemoteError: A call failed possibly due to a network error or a remote process exiting prematurely."

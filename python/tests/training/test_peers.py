@@ -128,7 +128,9 @@ def check_silence(rank, results):
             results.append(("all were there", rank != 1))
         except BatonError as error:
             found = (error.code, error.found)
-            results.append((f"{found}", rank == 1 and found == ("PEERS_SILENT", "nothing from rank 3 of the job (RANK)")))
+            results.append(
+                (f"{found}", rank == 1 and found == ("PEERS_SILENT", "nothing from rank 3 of the job (RANK)"))
+            )
         results.append(("within its deadline", time.monotonic() - begin < 5))
 
 
