@@ -2,9 +2,16 @@
 import { mkdirSync } from "node:fs";
 import { createServer } from "node:net";
 import { join } from "node:path";
+import { expect } from "vitest";
 import { eventsOf } from "../../src/report/events.js";
 import { type Baton, fixtures } from "./baton.js";
 import { type LightOptions, lightRun, partOf, python } from "./light.js";
+
+/** One node of two. */
+export interface Place {
+  readonly node: number;
+  readonly port: number;
+}
 
 /** The first of two ports that nobody listens on, one after the other. */
 export async function freePorts(): Promise<number> {
@@ -58,4 +65,9 @@ export function pidOf(baton: Baton, name: string): number {
   );
   if (found === undefined) throw new Error(`${name} has not connected`);
   return found.pid;
+}
+
+export async function finished(baton: Baton): Promise<void> {
+  const ended = await baton.ended;
+  expect(ended, ended.output).toMatchObject({ code: 0 });
 }
