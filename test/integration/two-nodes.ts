@@ -3,9 +3,11 @@ import { mkdirSync } from "node:fs";
 import { createServer } from "node:net";
 import { join } from "node:path";
 import { expect } from "vitest";
+import type { NodePhase } from "../../src/phases/commands.js";
 import { eventsOf } from "../../src/report/events.js";
-import { type Baton, fixtures } from "./baton.js";
+import { type Baton, fixtures, processesWith } from "./baton.js";
 import { type LightOptions, lightRun, partOf, python } from "./light.js";
+import { allGone, errorCodes, nowMs } from "./remains.js";
 
 /** One node of two. */
 export interface Place {
@@ -70,4 +72,46 @@ export function pidOf(baton: Baton, name: string): number {
 export async function finished(baton: Baton): Promise<void> {
   const ended = await baton.ended;
   expect(ended, ended.output).toMatchObject({ code: 0 });
+}
+
+/** Something of one node that is killed in a phase of its second handoff. */
+export interface Kill {
+  readonly phase: NodePhase;
+  /** The node. */
+  readonly hit: number;
+  readonly victim: "controller" | `rank ${number}`;
+  /** Until both controllers have ended, and until nothing is left. */
+  readonly goneMs: number;
+}
+
+/**
+ * Both nodes end, each with one error about the same cause, and leave nothing.
+ *
+ * @returns when it was killed, and what the other node said
+ */
+export async function endTogether(nodes: readonly [Baton, Baton], folder: string, kill: Kill) {
+  const { phase, hit, victim, goneMs } = kill;
+  const [here, there] = hit === 0 ? nodes : ([nodes[1], nodes[0]] as const);
+  // Plans are made once, before the first sync.
+  const nth = phase === "plan" ? 1 : 2;
+  await here.event(() => eventsOf(here.events(), "phase").filter(({ to }) => to === phase).length === nth);
+  const pid = victim === "controller" ? here.pid : pidOf(here, victim);
+  const at = nowMs();
+  process.kill(pid, "SIGKILL");
+  const [victims, others] = await Promise.all([here.ended, there.ended]);
+  expect(nowMs() - at, "ended after ms").toBeLessThan(goneMs);
+  await allGone(folder, goneMs);
+  expect(processesWith(folder)).toEqual([]);
+  expect(errorCodes(others.output), others.output).toEqual([victim === "controller" ? "NODE_LOST" : "NODE_FAILED"]);
+  expect(others.output).toContain(`node ${hit}`);
+  expect(others.code).toBe(1);
+  expect(there.summary().left).toEqual({ processes: 0, deviceBytes: 0 });
+  if (victim !== "controller") {
+    const cause = /^(RANK_DIED|LAUNCHER_FAILED)$/;
+    expect(others.output).toMatch(new RegExp(`node ${hit} ended the run: ${cause.source.slice(1, -1)}`));
+    expect(errorCodes(victims.output), victims.output).toEqual([expect.stringMatching(cause)]);
+    expect(victims.code).toBeGreaterThan(0);
+    expect(nodes[0].summary().nodes?.each.map(({ summary }) => summary?.exit.reason)).toEqual(["failed", "failed"]);
+  }
+  return { at, there };
 }
