@@ -161,7 +161,7 @@ describe("nodes that do not fit together are refused at the start", () => {
     }));
   });
 
-  it("or, where the launchers were not told of each other, when the first rank says so", async () => {
+  it.concurrent("or, where the launchers were not told of each other, when the first rank says so", async () => {
     const alone = [python, join(fixtures, "light_launcher.py"), "2"];
     await twoNodes(
       () => ({ command: alone }),
@@ -175,7 +175,7 @@ describe("nodes that do not fit together are refused at the start", () => {
     );
   });
 
-  it("because of something of one node alone: the other hears of it", async () => {
+  it.concurrent("because of something of one node alone, after they met: the other hears of it", async () => {
     const long = `/tmp/${"x".repeat(120)}`;
     await twoNodes(
       (node) => (node === 1 ? { environment: { XDG_RUNTIME_DIR: long, TMPDIR: long } } : {}),
