@@ -11,6 +11,7 @@ import { endOfLog } from "../report/log-end.js";
 import { Progress } from "../report/progress.js";
 import { packageVersion } from "./package.js";
 import { probePython } from "./python.js";
+import { orTellNodes } from "./refusal.js";
 
 const LOG_LINES = 20;
 
@@ -19,16 +20,25 @@ export interface Execution extends Omit<RunPlan, "version" | "environment" | "pr
   readonly place: NodePlace | null;
   /** What must be the same on every node, beside the recipe, by name. */
   readonly facts?: Readonly<Record<string, string>>;
+  /** The command is the user's, and should be the same on every node. */
+  readonly ownCommand?: boolean;
   /** Absolute path of the run's folder, the same on all nodes. */
   readonly out: string;
 }
 
 /** @throws BatonError when the start is refused */
-export async function execute({ place, facts = {}, ...execution }: Execution): Promise<RunOutcome> {
+export async function execute({ place, facts = {}, ownCommand = false, ...execution }: Execution): Promise<RunOutcome> {
   const progress = new Progress(process.stderr);
   const version = packageVersion();
   const plan = { ...execution, out: nodeFolder(execution.out, place) };
-  const nodes = place === null ? null : await nodesPlan(place, version, facts, plan);
+  const compared = ownCommand ? plan.command : [];
+  const nodes =
+    place === null
+      ? null
+      : await orTellNodes({ place, nodes: plan.recipe.nodes }, async () => ({
+          ...(await nodesPlan(place, version, facts, plan)),
+          command: compared,
+        }));
   const outcome = await runNode({ ...plan, nodes, version, environment: process.env, progress });
   const say = (line: string): void => progress.line(line);
   if (outcome.failure !== null) {
@@ -46,7 +56,7 @@ async function nodesPlan(
   version: string,
   others: Readonly<Record<string, string>>,
   { recipe, python }: Pick<RunPlan, "recipe" | "python">,
-): Promise<NodesPlan> {
+): Promise<Omit<NodesPlan, "command">> {
   const probe = await probePython(python, PACKAGES);
   const facts = factsOf({
     version,

@@ -15,6 +15,7 @@ import { machineGpus } from "./gpus.js";
 import { orInterrupted } from "./interrupted.js";
 import { overridesOf, type RecipeOptions, setOption } from "./options.js";
 import { describeOptions } from "./preflight.js";
+import { nodesOf, orTellNodes } from "./refusal.js";
 import { completePython } from "./setup-command.js";
 import { checkTraining, train } from "./train.js";
 
@@ -71,16 +72,17 @@ async function grpo(path: string, options: GrpoOptions): Promise<number> {
       python: completePython,
     });
   }
-  const recipe = withRanks(loadRecipe(file, overrides, await machineGpus()));
-  const out = resolve(recipe.out);
   const { resume } = options;
   const from = resume === undefined ? {} : { resume: resume === "auto" ? resume : resolve(resume) };
-  const section = grpoSection(recipe, { output: out, recipeFolder, ...from });
-  const place = nodePlace(recipe, process.env);
-  checkTraining({ recipe, place, out });
-  const python = await completePython();
-  return (await train({ recipe, place, section, recipeFolder, out, python, logCommand: options.log === true }))
-    .exitCode;
+  const training = await orTellNodes(nodesOf(file, overrides), async () => {
+    const recipe = withRanks(loadRecipe(file, overrides, await machineGpus()));
+    const out = resolve(recipe.out);
+    const section = grpoSection(recipe, { output: out, recipeFolder, ...from });
+    const place = nodePlace(recipe, process.env);
+    checkTraining({ recipe, place, out });
+    return { recipe, place, section, out, python: await completePython() };
+  });
+  return (await train({ ...training, recipeFolder, logCommand: options.log === true })).exitCode;
 }
 
 /** So that the topology is checked before anything is started. */

@@ -16,6 +16,7 @@ import { execute } from "./execute.js";
 import { machineGpus } from "./gpus.js";
 import { overridesOf, type RecipeOptions, setOption } from "./options.js";
 import { packageRoot } from "./package.js";
+import { nodesOf, orTellNodes } from "./refusal.js";
 
 interface RunOptions extends RecipeOptions {
   readonly model?: string;
@@ -68,11 +69,23 @@ async function run({ recipePath, command }: Words, options: RunOptions): Promise
       : [{ path: ["engine", "model"], value: resolve(options.model), source: `--model ${options.model}` }]),
     ...options.set.map(parseOverride),
   ];
+  const file = recipePath === null ? null : resolve(recipePath);
+  const started = await orTellNodes(nodesOf(file, overrides), () => prepare(file, command, overrides));
+  const { recipe } = started;
+  const { exitCode } = await execute({
+    ...started,
+    out: resolve(recipe.out),
+    ownCommand: true,
+    logCommand: options.log === true,
+  });
+  return exitCode;
+}
+
+/** What can be refused before anything is started. */
+async function prepare(file: string | null, command: readonly string[], overrides: readonly Override[]) {
   const gpus = await machineGpus();
   const recipe =
-    recipePath === null
-      ? recipeFrom({} as RecipeInput, process.cwd(), overrides, gpus)
-      : loadRecipe(resolve(recipePath), overrides, gpus);
+    file === null ? recipeFrom({} as RecipeInput, process.cwd(), overrides, gpus) : loadRecipe(file, overrides, gpus);
   if (recipe.grpo !== undefined) {
     process.stderr.write(
       "the recipe's section grpo is for `baton grpo`: the command of `baton run` is not told of it\n",
@@ -86,14 +99,7 @@ async function run({ recipePath, command }: Words, options: RunOptions): Promise
     folder: process.cwd(),
     say: (line) => process.stderr.write(`${line}\n`),
   });
-  const { exitCode } = await execute({
-    ...chosen,
-    recipe,
-    place,
-    out: resolve(recipe.out),
-    logCommand: options.log === true,
-  });
-  return exitCode;
+  return { ...chosen, recipe, place };
 }
 
 /** What stands before `--` and after it. Commander drops the `--` itself, so the arguments are looked at again. */

@@ -7,6 +7,7 @@ import { checkStart, type GrpoSection, type NodePlace, nodeFolder, type Recipe }
 import { execute } from "./execute.js";
 import { freePort } from "./port.js";
 import { preflight } from "./preflight.js";
+import { orTellNodes } from "./refusal.js";
 
 export interface Training {
   /** With the number of its ranks, and the section in it, which is not looked at. */
@@ -36,14 +37,16 @@ export function checkTraining({ recipe, place, out }: Pick<Training, "recipe" | 
 /** @throws BatonError when the start is refused */
 export async function train(training: Training): Promise<RunOutcome> {
   const { recipe, place, section, recipeFolder, out, python, logCommand } = training;
-  const ready = await preflight({
-    python,
-    section,
-    ranks: recipe.ranks * (place?.count ?? 1),
-    recipeFolder,
-    maxModelLength: recipe.engine.maxModelLength,
-    deadlineMs: recipe.deadlines.startMs,
-  });
+  const ready = await orTellNodes(place === null ? null : { place, nodes: recipe.nodes }, () =>
+    preflight({
+      python,
+      section,
+      ranks: recipe.ranks * (place?.count ?? 1),
+      recipeFolder,
+      maxModelLength: recipe.engine.maxModelLength,
+      deadlineMs: recipe.deadlines.startMs,
+    }),
+  );
   const resumed = ready.resumeAt == null ? "" : `, from the checkpoint of step ${ready.resumeAt}`;
   const heldOut = ready.heldOut ? `, ${ready.heldOut} held out` : "";
   process.stderr.write(`${ready.problems} problems${heldOut}${resumed}\n`);

@@ -2,10 +2,12 @@
 import { setTimeout as sleep } from "node:timers/promises";
 import type { Ledger } from "../memory/index.js";
 import { type Nvml, processInfo } from "../native.js";
+import type { NodePhase } from "../phases/commands.js";
 import type { ProcessExit } from "../phases/events.js";
 import { describeExit, launcherEndedRanks, launcherFailed } from "../phases/failures.js";
 import type { Failure } from "../protocol/messages.js";
 import type { Child } from "./children.js";
+import { causeOfLostPeer, type RankEnd } from "./lost-peer.js";
 import type { EndCommand } from "./node.js";
 import { stoppedFailure, type Watched } from "./patience.js";
 import { asTooSmall } from "./too-small.js";
@@ -22,8 +24,10 @@ export interface Surroundings {
   readonly pausedMs: number;
   readonly stoppedDeadlineMs: number;
   readonly children: readonly Pick<Child, "name" | "commandEnded" | "ended">[];
-  /** Those that have joined: whether each is dead, or as good as. */
-  readonly ranks: readonly { readonly ended: () => boolean }[];
+  /** Those that have joined. */
+  readonly ranks: readonly RankEnd[];
+  /** Of the node, when the run ended. */
+  readonly phase: NodePhase;
 }
 
 /** As in native/guard: the exit code of a guard that ended its command because the controller was stopped. */
@@ -39,8 +43,8 @@ const BY_LAUNCHER: readonly string[] = [
 
 /** The failure that the user reads; null when the run ended in order. */
 export async function explain(end: EndCommand, surroundings: Surroundings): Promise<Failure | null> {
-  const { failure } = end;
-  if (failure === null) return null;
+  if (end.failure === null) return null;
+  const failure = await causeOfLostPeer(end.failure, surroundings.ranks, surroundings.phase);
   if (surroundings.pausedMs > surroundings.stoppedDeadlineMs && (await guardsSawAStop(surroundings.children))) {
     return controllerStopped(surroundings);
   }

@@ -1,6 +1,7 @@
 /** The other nodes of a run, as this controller sees them. */
 import { randomBytes } from "node:crypto";
-import { type Facts, Hub, Member, type NodeRanks } from "../nodes/index.js";
+import { BatonError } from "../errors.js";
+import { type Facts, Hub, Member, type NodeRanks, sharedWords } from "../nodes/index.js";
 import type { Failure } from "../protocol/messages.js";
 import type { NodePlace, Recipe } from "../recipe/index.js";
 import type { Hello } from "./server.js";
@@ -11,7 +12,12 @@ export interface NodesPlan {
   /** Empty: none. */
   readonly key: string;
   readonly facts: Facts;
+  /** That starts the ranks, where it is the user's; compared with those of the other nodes. */
+  readonly command: readonly string[];
 }
+
+/** Nodes start within some seconds of each other; for so long one that does not begin sees to it that the others know. */
+const TELL_MS = 60_000;
 
 /**
  * Meets the other nodes, as the hub too on node 0.
@@ -20,7 +26,7 @@ export interface NodesPlan {
  * @throws BatonError as `Member.meet`; NODES_PORT_TAKEN
  */
 export async function meetNodes(
-  { place, key, facts }: NodesPlan,
+  { place, key, facts, command }: NodesPlan,
   recipe: Recipe,
   say: (line: string) => void,
   undo: (() => void)[],
@@ -28,14 +34,51 @@ export async function meetNodes(
   const { count, rank, address } = place;
   const { meetMs, silenceMs } = recipe.nodes;
   const common = { port: place.port + 1, key, meetMs, silenceMs, finishMs: recipe.deadlines.trainMs };
+  let hub: Hub | null = null;
   if (rank === 0) {
-    const hub = await Hub.listen({ ...common, count, run: randomBytes(6).toString("hex") });
-    undo.push(() => hub.close());
+    if (key === "") say(noKey(common.port));
+    const own = await Hub.listen({ ...common, count, run: randomBytes(6).toString("hex") });
+    hub = own;
+    undo.push(() => own.close());
   }
   const own = rank === 0 ? "127.0.0.1" : address;
-  const member = await Member.meet({ ...common, node: rank, address: own, facts, say });
-  undo.push(() => member.close());
-  return member;
+  try {
+    const words = sharedWords(command);
+    const member = await Member.meet({ ...common, node: rank, address: own, facts, command: words, say });
+    undo.push(() => member.close());
+    return member;
+  } catch (error) {
+    // Those that are late are to hear of it too; but not of a node that was waited for long enough.
+    if (!(error instanceof BatonError && error.code === "NODE_MISSING")) await hub?.allTold(tellMs(meetMs));
+    throw error;
+  }
+}
+
+/** Sees to it that the other nodes know that this one does not begin, if they can be reached soon. */
+export async function refuseNodes(
+  { place, key }: Pick<NodesPlan, "place" | "key">,
+  { meetMs, silenceMs }: Recipe["nodes"],
+  failure: Failure,
+): Promise<void> {
+  const { count, rank: node, address } = place;
+  const port = place.port + 1;
+  if (node !== 0) {
+    await Member.refuse({ node, address, port, key, silenceMs }, failure, tellMs(meetMs));
+    return;
+  }
+  const hub = await Hub.listen({ port, key, meetMs, silenceMs, count, run: "", finishMs: meetMs });
+  hub.refuse(failure);
+  await hub.allTold(tellMs(meetMs));
+  hub.close();
+}
+
+const tellMs = (meetMs: number): number => Math.min(meetMs, TELL_MS);
+
+function noKey(port: number): string {
+  return (
+    `the nodes have no key: whoever reaches port ${port} can join, or end, the run ` +
+    "(openssl rand -hex 32 > FILE, the same on all nodes, and nodes.keyFile=FILE)"
+  );
 }
 
 /** Numbers of the ranks of this node among all. They say it themselves: launchers may count as they like. */

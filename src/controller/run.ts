@@ -4,10 +4,10 @@ import { toBatonError } from "../errors.js";
 import { becomeSubreaper, monotonicNs, type Nvml, processInfo } from "../native.js";
 import type { Member } from "../nodes/index.js";
 import { interrupted } from "../phases/failures.js";
-import type { EndReason, PhaseConfig } from "../phases/index.js";
+import type { EndReason, NodePhase, PhaseConfig } from "../phases/index.js";
 import type { Failure } from "../protocol/messages.js";
 import { phaseConfig, type Recipe } from "../recipe/index.js";
-import { EventLog, type StartedEvent } from "../report/events.js";
+import { EventLog, eventsOf, type StartedEvent } from "../report/events.js";
 import { ledgerOf } from "../report/ledger.js";
 import type { NodeResult } from "../report/nodes.js";
 import type { Progress } from "../report/progress.js";
@@ -279,7 +279,13 @@ async function finish(end: EndCommand, running: Running): Promise<RunEnd> {
     children,
     ranks: node.server.connections
       .filter(({ client }) => client.role === "rank")
-      .map(({ pid }) => ({ ended: () => processInfo(pid)?.ending ?? true })),
+      .map((rank) => ({
+        index: rank.client.index,
+        ended: () => processInfo(rank.pid)?.ending ?? true,
+        exit: () => rank.exit,
+        failed: () => rank.failed,
+      })),
+    phase: lastPhase(log),
   });
   heart.stop();
   const left = await stopEverything({
@@ -298,6 +304,12 @@ async function finish(end: EndCommand, running: Running): Promise<RunEnd> {
   const deviceBytes = await leftDeviceBytes(nvml, config.gpus, isOurs);
   log.add({ type: "left", processes: left, deviceBytes });
   return { reason: end.reason, exitCode: end.exitCode, failure, logs: logsOf(failure, children) };
+}
+
+/** The phase that the run ended in. */
+function lastPhase(log: EventLog): NodePhase {
+  const before = eventsOf(log.events, "phase").filter(({ to }) => to !== "end");
+  return (before.at(-1)?.to ?? "start") as NodePhase;
 }
 
 /** A process of the run in words: a client, or what is below a guard and has not said hello. */

@@ -41,6 +41,10 @@ export class Connection {
   readonly #channel: Channel;
   /** It has its welcome; before that nothing else may be sent to it. */
   welcomed = false;
+  /** It has said why it gives up. */
+  failed = false;
+  /** How its process ended; null: it lives, or the kernel has not said so yet. */
+  exit: ProcessExit | null = null;
 
   constructor(client: Client, hello: Hello, channel: Channel) {
     this.client = client;
@@ -195,6 +199,7 @@ export class Server {
       );
       return;
     }
+    if (message.type === "failed") connection.failed = true;
     if (message.type !== "exported") closeAll(payload, descriptors.splice(0));
     this.#handlers.message(connection, message, descriptors);
   }
@@ -204,7 +209,9 @@ export class Server {
       if (!this.#closed) this.#handlers.lost(connection);
     };
     const died = (): void => {
-      if (!this.#closed) this.#handlers.died(connection, exitOf(connection.pid));
+      if (this.#closed) return;
+      connection.exit = exitOf(connection.pid);
+      this.#handlers.died(connection, connection.exit);
     };
     try {
       const pidfd = openPidfd(connection.pid);

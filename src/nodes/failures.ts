@@ -69,6 +69,17 @@ export function nodeTwice(node: number, hosts: readonly string[]): Failure {
   };
 }
 
+/** What the others are told of a node that does not begin. */
+export function refusedThere(node: number, host: string, failure: Failure): Failure {
+  return {
+    code: "NODE_FAILED",
+    message: `node ${node} (${host}) did not begin: ${failure.code}: ${failure.message}`,
+    expected: failure.expected,
+    found: failure.found,
+    action: `On node ${node}: ${failure.action}`,
+  };
+}
+
 export function numberTooLarge(node: number, host: string, count: number): Failure {
   return {
     code: "NODES_DIFFER",
@@ -130,7 +141,7 @@ export function notFinished(nodes: readonly number[], ms: number): Failure {
  */
 function distance({ code, found }: Failure): number {
   if (code === "NODE_LOST") return 0;
-  if (code === "UNEXPECTED_ERROR") return 3;
+  if (code === "UNEXPECTED_ERROR" || code === "PEER_LOST") return 3;
   if (code === "LAUNCHER_FAILED" || found.includes("SIGABRT")) return 2;
   return 1;
 }

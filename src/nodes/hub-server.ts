@@ -1,10 +1,12 @@
 /** The shell around the hub: sockets and timers. It decides nothing but who may speak. */
 import { createServer, type Server, type Socket } from "node:net";
+import { hostname } from "node:os";
 import { BatonError } from "../errors.js";
 import type { Failure } from "../protocol/messages.js";
 import { LinkConnection } from "./connection.js";
 import { keyDiffers, otherLink } from "./failures.js";
 import {
+  allAreTold,
   type HubCommand,
   type HubConfig,
   type HubEvent,
@@ -30,10 +32,11 @@ type ToMember = LinkConnection<FromMember, FromHub>;
 export class Hub {
   readonly #options: HubOptions;
   readonly #server: Server;
-  readonly #members = new Map<number, ToMember>();
+  readonly #members = new Map<number, { readonly instance: string; readonly connection: ToMember }>();
   readonly #strangers = new Set<ToMember>();
   readonly #timers = new Map<HubTimer, NodeJS.Timeout>();
   #state: HubState;
+  #onAllTold: () => void = () => {};
 
   private constructor(options: HubOptions, server: Server) {
     this.#options = options;
@@ -53,23 +56,42 @@ export class Hub {
     return new Hub(options, server);
   }
 
+  /** Node 0 does not begin, and so nobody does. */
+  refuse(failure: Failure): void {
+    this.#feed({ type: "refusal", node: 0, host: hostname(), failure });
+  }
+
+  /** After a refusal: until all nodes know it, those too that are still on their way; not longer than `ms`. */
+  async allTold(ms: number): Promise<void> {
+    if (allAreTold(this.#state)) return;
+    await new Promise<void>((resolve) => {
+      const timer = setTimeout(resolve, ms);
+      this.#onAllTold = () => {
+        clearTimeout(timer);
+        resolve();
+      };
+    });
+  }
+
   close(): void {
     this.#server.close();
     for (const timer of this.#timers.values()) clearTimeout(timer);
     this.#timers.clear();
-    for (const connection of [...this.#members.values(), ...this.#strangers]) connection.close();
+    for (const { connection } of this.#members.values()) connection.close();
+    for (const connection of this.#strangers) connection.close();
   }
 
   #feed(event: HubEvent): void {
     const { state, commands } = hubTransition(this.#state, event);
     this.#state = state;
     for (const command of commands) this.#execute(command);
+    if (allAreTold(state)) this.#onAllTold();
   }
 
   #execute(command: HubCommand): void {
     switch (command.type) {
       case "send":
-        this.#members.get(command.node)?.send(command.message);
+        this.#members.get(command.node)?.connection.send(command.message);
         break;
       case "setTimer":
         this.#clear(command.timer);
@@ -108,7 +130,7 @@ export class Hub {
           connection.close();
           return;
         }
-        const { node, nonce: theirs, proof, link, host } = message;
+        const { node, instance, nonce: theirs, proof, link, host } = message;
         if (link !== LINK_VERSION) return refuse(otherLink(LINK_VERSION, link, host));
         if (!isProof(proof, proofOf("member", this.#options.key, nonce, theirs, node))) {
           this.#feed({ type: "stranger", host });
@@ -117,7 +139,7 @@ export class Hub {
         drop();
         connection.trust();
         connection.send({ type: "welcome", proof: proofOf("hub", this.#options.key, nonce, theirs, node) });
-        this.#join(connection, node, host);
+        this.#join(connection, { node, host, instance });
       },
       gone: drop,
     });
@@ -129,19 +151,22 @@ export class Hub {
     connection.send({ type: "challenge", link: LINK_VERSION, nonce });
   }
 
-  #join(connection: ToMember, node: number, host: string): void {
-    const begun = this.#state.stage !== "meeting";
-    if (begun || this.#members.has(node)) {
+  #join(connection: ToMember, { node, host, instance }: Joining): void {
+    const isMeeting = this.#state.stage === "meeting" || this.#state.stage === "refused";
+    const before = this.#members.get(node);
+    if (!isMeeting || (before !== undefined && before.instance !== instance)) {
       // While the nodes meet, nobody can tell which of the two is the right one.
-      if (!begun) this.#feed({ type: "joined", node, host });
+      this.#feed({ type: "joined", node, host, instance });
       connection.send({ type: "refused", failure: secondOne(node) });
       connection.close();
       return;
     }
-    this.#members.set(node, connection);
+    // The same controller once more: it knows by now that its connection is dead.
+    before?.connection.close();
+    this.#members.set(node, { instance, connection });
     connection.handlers = {
       message: (message) => {
-        const event = eventOf(node, message);
+        const event = eventOf(node, host, message);
         if (event !== null) this.#feed(event);
       },
       gone: (found) => {
@@ -149,15 +174,23 @@ export class Hub {
         this.#feed({ type: "gone", node, found });
       },
     };
-    this.#feed({ type: "joined", node, host });
+    this.#feed({ type: "joined", node, host, instance });
   }
 }
 
+interface Joining {
+  readonly node: number;
+  readonly host: string;
+  readonly instance: string;
+}
+
 /** What a message of a member is to the hub; null: nothing. */
-function eventOf(node: number, message: FromMember): HubEvent | null {
+function eventOf(node: number, host: string, message: FromMember): HubEvent | null {
   switch (message.type) {
     case "identity":
-      return { type: "identity", node, facts: message.facts };
+      return { type: "identity", node, facts: message.facts, command: message.command };
+    case "refusal":
+      return { type: "refusal", node, host, failure: message.failure };
     case "ranks": {
       const { first, local, world } = message;
       return { type: "ranks", node, ranks: { first, local, world } };

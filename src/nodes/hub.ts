@@ -3,8 +3,18 @@
  * all are alike, whom to tell of a failure, and which failure the run ended of. No clock and no socket in it.
  */
 import type { Failure } from "../protocol/messages.js";
+import { commandsDiffer } from "./command-words.js";
 import { differences } from "./facts.js";
-import { type Blamed, nodeLost, nodeMissing, nodeTwice, notFinished, numberTooLarge, rootOf } from "./failures.js";
+import {
+  type Blamed,
+  nodeLost,
+  nodeMissing,
+  nodeTwice,
+  notFinished,
+  numberTooLarge,
+  refusedThere,
+  rootOf,
+} from "./failures.js";
 import type { Facts, FromHub, Report } from "./messages.js";
 import { checkWorld, type NodeRanks } from "./world.js";
 
@@ -24,7 +34,10 @@ export const REPORT_MS = 10_000;
 
 interface MemberState {
   readonly host: string;
+  /** Of its controller. */
+  readonly instance: string;
   readonly facts: Facts | null;
+  readonly command: readonly string[];
   /** Connected. */
   readonly here: boolean;
   readonly ranks: NodeRanks | null;
@@ -36,8 +49,8 @@ interface MemberState {
   readonly report: { readonly folder: string; readonly report: Report } | null;
 }
 
-/** `decided`: the verdict is told, reports are awaited. */
-export type HubStage = "meeting" | "running" | "decided" | "over";
+/** `refused`: nobody begins, and whoever comes now hears why. `decided`: the verdict is told, reports are awaited. */
+export type HubStage = "meeting" | "refused" | "running" | "decided" | "over";
 
 export interface HubState {
   readonly config: HubConfig;
@@ -47,14 +60,23 @@ export interface HubState {
   readonly failures: readonly Blamed[];
   /** Hosts of controllers that have another key. */
   readonly strangers: readonly string[];
+  /** In stage `refused`: why, and which nodes know it. */
+  readonly refusal: { readonly failure: Failure; readonly told: ReadonlySet<number> } | null;
 }
 
 export type HubEvent =
   | { readonly type: "started" }
-  | { readonly type: "joined"; readonly node: number; readonly host: string }
+  | { readonly type: "joined"; readonly node: number; readonly host: string; readonly instance: string }
   /** A controller with another key. */
   | { readonly type: "stranger"; readonly host: string }
-  | { readonly type: "identity"; readonly node: number; readonly facts: Facts }
+  | {
+      readonly type: "identity";
+      readonly node: number;
+      readonly facts: Facts;
+      readonly command: readonly string[];
+    }
+  /** This node does not begin; it need not have joined. */
+  | { readonly type: "refusal"; readonly node: number; readonly host: string; readonly failure: Failure }
   | { readonly type: "gone"; readonly node: number; readonly found: string }
   | { readonly type: "ranks"; readonly node: number; readonly ranks: NodeRanks }
   | { readonly type: "phase"; readonly node: number; readonly phase: string }
@@ -76,7 +98,12 @@ export interface HubTransition {
 }
 
 export function newHub(config: HubConfig): HubState {
-  return { config, stage: "meeting", members: new Map(), failures: [], strangers: [] };
+  return { config, stage: "meeting", members: new Map(), failures: [], strangers: [], refusal: null };
+}
+
+/** Whether every node knows that nobody begins. */
+export function allAreTold({ config, refusal }: HubState): boolean {
+  return refusal !== null && refusal.told.size >= config.count;
 }
 
 /** What follows from an event; after `over` nothing does. */
@@ -96,7 +123,7 @@ class Step {
   }
 
   member(node: number): MemberState {
-    return this.state.members.get(node) ?? newMember("");
+    return this.state.members.get(node) ?? newMember("", "");
   }
 
   change(node: number, change: Partial<MemberState>): void {
@@ -120,8 +147,11 @@ class Step {
   }
 }
 
-function newMember(host: string): MemberState {
-  return { host, facts: null, here: true, ranks: null, phase: null, ended: false, stopped: false, report: null };
+function newMember(host: string, instance: string): MemberState {
+  return {
+    ...{ host, instance, facts: null, command: [], here: true },
+    ...{ ranks: null, phase: null, ended: false, stopped: false, report: null },
+  };
 }
 
 type Handlers = {
@@ -130,11 +160,16 @@ type Handlers = {
 
 const HANDLERS: Handlers = {
   started: (step) => step.setTimer("meet", step.state.config.meetMs),
-  joined: (step, { node, host }) => onJoined(step, node, host),
+  joined: onJoined,
   stranger: (step, { host }) => step.set({ strangers: [...new Set([...step.state.strangers, host])].slice(0, 5) }),
-  identity: (step, { node, facts }) => {
-    step.change(node, { facts });
+  identity: (step, { node, facts, command }) => {
+    step.change(node, { facts, command });
     beginIfAllAreHere(step);
+  },
+  refusal: (step, { node, host, failure }) => {
+    // It knows by itself, and if it is connected, this is its answer.
+    step.send(node, { type: "refused", failure });
+    refuse(step, refusedThere(node, host, failure), [node]);
   },
   gone: (step, { node, found }) => onGone(step, node, found),
   ranks: (step, { node, ranks }) => {
@@ -155,30 +190,39 @@ function handle(step: Step, event: HubEvent): void {
   (HANDLERS[event.type] as (step: Step, event: HubEvent) => void)(step, event);
 }
 
-function onJoined(step: Step, node: number, host: string): void {
-  const { config, members, stage } = step.state;
+function onJoined(step: Step, { node, host, instance }: Extract<HubEvent, { type: "joined" }>): void {
+  const { config, members, stage, refusal } = step.state;
+  // Once the run is under way it concerns only the stranger, whom the shell sends away.
+  if (stage !== "meeting" && stage !== "refused") return;
   const before = members.get(node);
-  // A node that lost its connection while it waited comes again; a second one of its number is another.
-  if (before?.here || stage !== "meeting") {
-    refuse(step, nodeTwice(node, [before?.host ?? "", host]));
-    return;
-  }
-  step.change(node, newMember(host));
-  if (node >= config.count) refuse(step, numberTooLarge(node, host, config.count));
+  // A node that lost its connection while it waited comes again, which may be known here later than there. A second
+  // controller of its number is another matter.
+  const isSecond = before?.here === true && before.instance !== instance;
+  if (!isSecond) step.change(node, newMember(host, instance));
+  if (refusal !== null) tellRefusal(step, node);
+  else if (isSecond) refuse(step, nodeTwice(node, [before.host, host]));
+  else if (node >= config.count) refuse(step, numberTooLarge(node, host, config.count));
 }
 
-/** Nobody begins. A refusal once the run is under way concerns only the stranger, whom the shell sends away. */
-function refuse(step: Step, failure: Failure): void {
+/** Nobody begins. `knowing`: nodes that need not be told. */
+function refuse(step: Step, failure: Failure, knowing: readonly number[] = []): void {
   if (step.state.stage !== "meeting") return;
-  step.sendAll({ type: "refused", failure });
   step.clearTimer("meet");
-  step.set({ stage: "over" });
+  step.set({ stage: "refused", refusal: { failure, told: new Set(knowing) } });
+  for (const [node, { here }] of step.state.members) if (here && !knowing.includes(node)) tellRefusal(step, node);
+}
+
+function tellRefusal(step: Step, node: number): void {
+  const { refusal } = step.state;
+  if (refusal === null) return;
+  step.send(node, { type: "refused", failure: refusal.failure });
+  step.set({ refusal: { ...refusal, told: new Set(refusal.told).add(node) } });
 }
 
 function beginIfAllAreHere(step: Step): void {
   const { config, members, stage } = step.state;
   if (stage !== "meeting" || missing(step).length > 0) return;
-  const inOrder = Array.from({ length: config.count }, (_, node) => members.get(node) ?? newMember(""));
+  const inOrder = Array.from({ length: config.count }, (_, node) => members.get(node) ?? newMember("", ""));
   const differing = differences(inOrder.map(({ host, facts }) => ({ host, facts: facts ?? {} })));
   if (differing !== null) {
     refuse(step, differing);
@@ -186,7 +230,7 @@ function beginIfAllAreHere(step: Step): void {
   }
   step.clearTimer("meet");
   step.set({ stage: "running" });
-  step.sendAll({ type: "begin", run: config.run });
+  step.sendAll({ type: "begin", run: config.run, warning: commandsDiffer(inOrder) });
 }
 
 function missing(step: Step): number[] {

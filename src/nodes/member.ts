@@ -29,14 +29,20 @@ const OURS_MS = 400;
 /** What the hub needs beyond its own deadlines until its word is here. */
 const ON_THE_WAY_MS = 5_000;
 
-export interface MemberOptions {
+/** Where node 0 is, and who comes. */
+export interface MeetingPoint {
   readonly node: number;
   readonly address: string;
   readonly port: number;
   readonly key: string;
-  readonly facts: Facts;
-  readonly meetMs: number;
   readonly silenceMs: number;
+}
+
+export interface MemberOptions extends MeetingPoint {
+  readonly facts: Facts;
+  /** Of the command that starts the ranks, what should be the same everywhere (`sharedWords`). */
+  readonly command: readonly string[];
+  readonly meetMs: number;
   /** As of the hub. */
   readonly finishMs: number;
   /** For what the user should know while it waits, a line each. */
@@ -82,17 +88,37 @@ export class Member {
   /**
    * Waits until all nodes are there, and are alike.
    *
-   * @throws BatonError NODE_MISSING, NODES_DIFFER, NODE_TWICE, NODES_KEY_DIFFERS
+   * @throws BatonError NODE_MISSING, NODES_DIFFER, NODE_TWICE, NODES_KEY_DIFFERS; NODE_FAILED: another does not begin
    */
   static async meet(options: MemberOptions): Promise<Member> {
     const end = performance.now() + options.meetMs;
+    const { facts, command } = options;
+    const coming: Coming = { instance: newNonce(), says: { type: "identity", facts, command: [...command] } };
     for (let told = false; ; told = true) {
-      const met = await attempt(options);
-      if (typeof met !== "string") return new Member(met.connection, options, met.run);
+      const met = await attempt(options, coming, options.meetMs);
+      if (typeof met !== "string") {
+        if (met.warning !== null) options.say(`warning: ${met.warning}`);
+        return new Member(met.connection, options, met.run);
+      }
       if (performance.now() + RETRY_MS > end) {
         throw new BatonError(hubUnreachable(options.address, options.port, options.meetMs, met));
       }
       if (!told) options.say(`node ${options.node} waits for node 0 at ${options.address}:${options.port} (${met})`);
+      await sleep(RETRY_MS);
+    }
+  }
+
+  /** In place of `meet`: tells node 0, and so all, that this node does not begin. False: it was not there within `ms`. */
+  static async refuse(point: MeetingPoint, failure: Failure, ms: number): Promise<boolean> {
+    const end = performance.now() + ms;
+    const coming: Coming = { instance: newNonce(), says: { type: "refusal", failure } };
+    for (;;) {
+      try {
+        await attempt(point, coming, ON_THE_WAY_MS);
+      } catch {
+        return true; // that it is refused is the answer
+      }
+      if (performance.now() + RETRY_MS > end) return false;
       await sleep(RETRY_MS);
     }
   }
@@ -198,8 +224,25 @@ export class Member {
   }
 }
 
-/** One try to meet the hub: its connection once all nodes are there, or what stood against it, which may pass. */
-async function attempt(options: MemberOptions): Promise<{ readonly connection: ToHub; readonly run: string } | string> {
+/** What a controller says to a hub that knows it, and by what the hub knows it again. */
+interface Coming {
+  readonly instance: string;
+  readonly says: Extract<FromMember, { type: "identity" | "refusal" }>;
+}
+
+interface Met {
+  readonly connection: ToHub;
+  readonly run: string;
+  readonly warning: string | null;
+}
+
+/**
+ * One try to meet the hub: its connection once all nodes are there, or what stood against it, which may pass. `ms`: for
+ * its answer, once it knows who comes.
+ *
+ * @throws BatonError what the hub refuses it for
+ */
+async function attempt(options: MeetingPoint, coming: Coming, ms: number): Promise<Met | string> {
   const socket = await connect(options.address, options.port);
   if (typeof socket === "string") return socket;
   const nonce = newNonce();
@@ -221,7 +264,7 @@ async function attempt(options: MemberOptions): Promise<{ readonly connection: T
               return stop(new BatonError(otherLink(LINK_VERSION, message.link, "node 0")));
             greeted = proofOf("hub", key, message.nonce, nonce, node);
             return connection.send({
-              ...{ type: "join", link: LINK_VERSION, node, host: hostname(), nonce },
+              ...{ type: "join", link: LINK_VERSION, node, host: hostname(), instance: coming.instance, nonce },
               proof: proofOf("member", key, message.nonce, nonce, node),
             });
           case "welcome":
@@ -229,16 +272,13 @@ async function attempt(options: MemberOptions): Promise<{ readonly connection: T
             if (greeted === "" || !isProof(message.proof, greeted)) return stop(new BatonError(keyDiffers()));
             connection.trust();
             clearTimeout(timer);
-            timer = setTimeout(
-              () => stop("not all nodes came, and node 0 did not say so"),
-              options.meetMs + ON_THE_WAY_MS,
-            );
-            return connection.send({ type: "identity", facts: options.facts });
+            timer = setTimeout(() => stop("not all nodes came, and node 0 did not say so"), ms + ON_THE_WAY_MS);
+            return connection.send(coming.says);
           case "refused":
             return stop(new BatonError(message.failure));
           case "begin":
             clearTimeout(timer);
-            return resolve({ connection, run: message.run });
+            return resolve({ connection, run: message.run, warning: message.warning });
           default:
             return stop(`${message.type}, which is out of order`);
         }

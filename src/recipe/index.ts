@@ -12,7 +12,15 @@ export {
 } from "./checks.js";
 export { checkEnvironment, checkExpandableSegments, checkVisibleDevices } from "./environment.js";
 export { type GrpoSection, grpoSection, trainingRanks } from "./grpo.js";
-export { loadRecipe, type Override, parseOverride, parseRecipe, type RecipeSource, recipeFrom } from "./load.js";
+export {
+  loadRecipe,
+  nodesSection,
+  type Override,
+  parseOverride,
+  parseRecipe,
+  type RecipeSource,
+  recipeFrom,
+} from "./load.js";
 export { type NodePlace, nodeFolder, nodePlace } from "./nodes.js";
 export { phaseConfig } from "./phases.js";
 export { expectationOf, valueAt } from "./problems.js";

@@ -5,7 +5,7 @@ import { type Document, isNode, isPair, LineCounter, type Pair, parseDocument, p
 import { BatonError } from "../errors.js";
 import { withGpuCount } from "./gpus.js";
 import { describeIssues, type Problem } from "./problems.js";
-import { type Recipe, type RecipeInput, recipeSchema } from "./schema.js";
+import { nodesSchema, type Recipe, type RecipeInput, recipeSchema } from "./schema.js";
 
 /** `key=value` from the command line, with where it came from for errors: `--set engine.engines=2`. */
 export interface Override {
@@ -115,6 +115,20 @@ export function recipeFrom(
   machineGpus: number | null = null,
 ): Recipe {
   return checkRecipe(structuredClone(input), folder, overrides, machineGpus, () => "the recipe");
+}
+
+/** The section `nodes` of a recipe that may be wrong in everything else; null: it is wrong in this too. */
+export function nodesSection(file: string | null, overrides: readonly Override[]): Recipe["nodes"] | null {
+  let written: unknown = {};
+  try {
+    if (file !== null) written = parseYaml(readFileSync(file, "utf8"), { logLevel: "silent" });
+  } catch {
+    // The command line and the environment may say it all.
+  }
+  const merged = overrides.filter(({ path }) => path[0] === "nodes").reduce(merge, written) as {
+    nodes?: unknown;
+  } | null;
+  return nodesSchema.safeParse(merged?.nodes ?? {}).data ?? null;
 }
 
 function checkRecipe(

@@ -25,13 +25,17 @@ export function nodeFolder(out: string, place: NodePlace | null): string {
 const DEFAULT_PORT = 29_500;
 const LAST_PORT = 65_535;
 
-interface Said {
-  /** What says it, for errors. */
+/** A value, and which key or variable it came from. */
+interface Given<T> {
+  readonly value: T;
   readonly source: string;
-  readonly count: number | null;
-  readonly rank: number | null;
-  readonly address: string | null;
-  readonly port: number | null;
+}
+
+interface Said {
+  readonly count: Given<number>;
+  readonly rank: Given<number> | null;
+  readonly address: Given<string> | null;
+  readonly port: Given<number> | null;
 }
 
 /**
@@ -44,50 +48,59 @@ interface Said {
 export function nodePlace(recipe: Pick<Recipe, "nodes">, environment: Environment): NodePlace | null {
   const { nodes } = recipe;
   const said = saidByTorchrun(environment) ?? saidBySlurm(environment);
-  const count = nodes.count ?? said?.count ?? 1;
-  if (count === 1) return null;
-  const rank = nodes.rank ?? said?.rank ?? null;
-  const address = nodes.address ?? said?.address ?? text(environment, "MASTER_ADDR");
-  const port = nodes.port ?? said?.port ?? number(environment, "MASTER_PORT") ?? DEFAULT_PORT;
-  const where = nodes.count === null ? (said?.source ?? "") : "nodes.count";
-  if (rank === null || rank >= count) {
+  const count = ofRecipe("nodes.count", nodes.count) ?? said?.count ?? null;
+  if (count === null || count.value === 1) return null;
+  if (count.value < 1) throw invalid(`${count.source} is no number of nodes`, "at least 1", shown(count));
+  const rank = ofRecipe("nodes.rank", nodes.rank) ?? said?.rank ?? null;
+  const address = ofRecipe("nodes.address", nodes.address) ?? said?.address ?? text(environment, "MASTER_ADDR");
+  const port = ofRecipe("nodes.port", nodes.port) ?? said?.port ?? number(environment, "MASTER_PORT");
+  const numbers = `a number from 0 to ${count.value - 1}`;
+  if (rank === null) {
     throw invalid(
-      `${where} says that there are ${count} nodes, but not which of them this is`,
-      `a number from 0 to ${count - 1}: nodes.rank, PET_NODE_RANK, or SLURM_NODEID of a job step`,
-      rank === null ? "none of them" : `${rank}`,
-    );
-  }
-  if (address === null) {
-    throw invalid(
-      `${where} says that there are ${count} nodes, but not where node 0 is`,
-      "its name or address: nodes.address, PET_MASTER_ADDR, MASTER_ADDR, or SLURM_STEP_NODELIST of a job step",
+      `${shown(count)}: there are several nodes, but nothing says which of them this is`,
+      `${numbers} in nodes.rank, PET_NODE_RANK, or SLURM_NODEID of a job step`,
       "none of them",
     );
   }
-  if (port < 1 || port >= LAST_PORT) {
+  if (rank.value >= count.value) {
+    throw invalid(`${rank.source} is the number of no node`, `${numbers} (${shown(count)})`, shown(rank));
+  }
+  if (address === null) {
     throw invalid(
-      "the ports of the nodes are not possible ones",
-      `two from 1 to ${LAST_PORT}`,
-      `${port} and ${port + 1}`,
+      `${shown(count)}: there are several nodes, but nothing says where node 0 is`,
+      "its name or address in nodes.address, PET_MASTER_ADDR, MASTER_ADDR, or SLURM_STEP_NODELIST of a job step",
+      "none of them",
     );
   }
-  return { count, rank, address, port };
+  if (port !== null && (port.value < 1 || port.value >= LAST_PORT)) {
+    throw invalid(
+      `${port.source} is no port for the nodes, which need it and the one after it`,
+      `a port from 1 to ${LAST_PORT - 1}`,
+      shown(port),
+    );
+  }
+  return { count: count.value, rank: rank.value, address: address.value, port: port?.value ?? DEFAULT_PORT };
+}
+
+const shown = ({ source, value }: Given<number | string>): string => `${source}=${value}`;
+
+function ofRecipe<T>(source: string, value: T | null): Given<T> | null {
+  return value === null ? null : { source, value };
 }
 
 function saidByTorchrun(environment: Environment): Said | null {
   const nodes = text(environment, "PET_NNODES");
   if (nodes === null) return null;
-  const [least, most] = nodes.split(":");
+  const [least, most] = nodes.value.split(":");
   if (most !== undefined && most !== least) {
     throw invalid(
-      "torchrun's environment asks for a number of nodes that may change, and a run of Baton has a fixed one",
+      "PET_NNODES asks for a number of nodes that may change, and a run of Baton has a fixed one",
       "one number in PET_NNODES, or nodes.count",
-      `PET_NNODES=${nodes}`,
+      shown(nodes),
     );
   }
   return {
-    source: "PET_NNODES",
-    count: whole("PET_NNODES", least ?? ""),
+    count: whole({ ...nodes, value: least ?? "" }),
     rank: number(environment, "PET_NODE_RANK"),
     address: text(environment, "PET_MASTER_ADDR"),
     port: number(environment, "PET_MASTER_PORT"),
@@ -99,19 +112,18 @@ function saidBySlurm(environment: Environment): Said | null {
   const count = number(environment, "SLURM_STEP_NUM_NODES");
   if (count === null) return null;
   const tasks = number(environment, "SLURM_STEP_NUM_TASKS");
-  if (count > 1 && tasks !== null && tasks !== count) {
+  if (count.value > 1 && tasks !== null && tasks.value !== count.value) {
     throw invalid(
       "Slurm started more than one task on a node, and a node has one controller, which starts the ranks",
-      "srun --ntasks-per-node=1",
-      `${tasks} tasks on ${count} nodes`,
+      `${shown({ ...tasks, value: count.value })}: srun --ntasks-per-node=1`,
+      `${shown(tasks)} on ${count.value} nodes`,
     );
   }
   const hosts = text(environment, "SLURM_STEP_NODELIST");
   return {
-    source: "SLURM_STEP_NUM_NODES",
     count,
     rank: number(environment, "SLURM_NODEID"),
-    address: hosts === null ? null : firstHost(hosts),
+    address: hosts === null ? null : { ...hosts, value: firstHost(hosts.value) },
     port: null,
   };
 }
@@ -125,19 +137,19 @@ export function firstHost(list: string): string {
   return first.replaceAll(/\[(\w+)[^\]]*\]/g, "$1");
 }
 
-function text(environment: Environment, name: string): string | null {
+function text(environment: Environment, name: string): Given<string> | null {
   const value = environment[name]?.trim() ?? "";
-  return value === "" ? null : value;
+  return value === "" ? null : { source: name, value };
 }
 
-function number(environment: Environment, name: string): number | null {
-  const value = text(environment, name);
-  return value === null ? null : whole(name, value);
+function number(environment: Environment, name: string): Given<number> | null {
+  const given = text(environment, name);
+  return given === null ? null : whole(given);
 }
 
-function whole(name: string, value: string): number {
-  if (/^\d{1,9}$/.test(value)) return Number(value);
-  throw invalid(`${name} of the environment is not a number`, "a whole number", `${name}=${value}`);
+function whole(given: Given<string>): Given<number> {
+  if (/^\d{1,9}$/.test(given.value)) return { source: given.source, value: Number(given.value) };
+  throw invalid(`${given.source} of the environment is not a number`, "a whole number", shown(given));
 }
 
 function invalid(message: string, expected: string, found: string): BatonError {

@@ -139,7 +139,7 @@ const deadlines = z.strictObject({
 
 const port = z.int().min(1).max(65_534);
 
-const nodes = z.strictObject({
+export const nodesSchema = z.strictObject({
   count: z
     .union([count, z.null()])
     .default(null)
@@ -173,7 +173,7 @@ const nodes = z.strictObject({
 export const recipeSchema = z.strictObject({
   engine: engine.prefault({} as z.input<typeof engine>).describe("The engines that generate."),
   gpus: gpus.prefault({}).describe("The GPUs of this node."),
-  nodes: nodes
+  nodes: nodesSchema
     .prefault({})
     .describe("Several nodes that train one policy, each with engines of its own: the same command on each of them."),
   ranks: z

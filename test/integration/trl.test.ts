@@ -3,7 +3,7 @@ import { mkdirSync } from "node:fs";
 import { join } from "node:path";
 import { describe, expect, it } from "vitest";
 import { withFolder } from "./baton.js";
-import { type Log, startBaton, type Training, trainWithBaton, trainWithTrl } from "./trl.js";
+import { expectSame, type Log, startBaton, type Training, trainWithBaton, trainWithTrl } from "./trl.js";
 
 const ALL = process.env.BATON_ALL_RECIPES === "1";
 const STEPS = ALL ? 10 : 4;
@@ -57,20 +57,6 @@ const PAIRS: readonly Pair[] = [
     long: true,
   },
 ];
-
-const CLOCKS = /runtime|_per_second|step_time/;
-
-/** TRL's figures but those of the clock, each with Baton's; a learning rate of 1e-3 tears rounding apart slowly. */
-function expectSame(trl: Log, baton: Log): void {
-  expect(baton.length).toBe(trl.length);
-  for (const [position, line] of trl.entries()) {
-    for (const [name, value] of Object.entries(line)) {
-      if (CLOCKS.test(name)) continue;
-      const close = Math.abs((baton[position]?.[name] ?? Number.NaN) - value) <= 1e-5 + 1e-3 * Math.abs(value);
-      expect(close, `line ${position}: ${name} ${baton[position]?.[name]} for ${value}`).toBe(true);
-    }
-  }
-}
 
 /** The figures of TRL's importance sampling correction, which the engine's logprobs go into. */
 function expectEnginesAgree(log: Log): void {

@@ -3,8 +3,11 @@ import { execFile } from "node:child_process";
 import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { delimiter, dirname, join } from "node:path";
 import { promisify } from "node:util";
+import { expect } from "vitest";
+import { onMachines } from "./accelerate.js";
 import { Baton, fixtures, root } from "./baton.js";
-import { python } from "./light.js";
+import { partOf, python } from "./light.js";
+import type { Place } from "./two-nodes.js";
 
 export const tinyModel = join(root, "python/src/baton/examples/tiny_model");
 export const RANKS = 2;
@@ -17,6 +20,8 @@ export interface Training {
   readonly lora?: Readonly<Record<string, unknown>>;
   /** Further wishes, see test/fixtures/trl. */
   readonly more?: Readonly<Record<string, unknown>>;
+  /** This node of two, with half of the ranks. */
+  readonly place?: Place;
 }
 
 export type Log = readonly Readonly<Record<string, number>>[];
@@ -35,6 +40,7 @@ function forBaton(script: string): string {
 /** What both need in `folder`; the words that start the training there. */
 function prepare(folder: string, training: Training, script: string, extra: Record<string, unknown>): string[] {
   mkdirSync(folder, { recursive: true });
+  const { place } = training;
   const zero = {
     stage: training.zero,
     // For a model of this size; DeepSpeed's own buckets are of gigabytes.
@@ -59,37 +65,38 @@ function prepare(folder: string, training: Training, script: string, extra: Reco
     "deepspeed.json": JSON.stringify({ ...deepspeed, steps_per_print: 2 ** 31 }),
     "accelerate.yaml": [
       "compute_environment: LOCAL_MACHINE",
-      `deepspeed_config: {deepspeed_config_file: ${folder}/deepspeed.json, zero3_init_flag: ${training.zero === 3}}`,
+      `deepspeed_config: {deepspeed_config_file: ${folder}/deepspeed.json, zero3_init_flag: ${training.zero === 3},`,
+      "  deepspeed_multinode_launcher: standard}",
       "distributed_type: DEEPSPEED",
       "machine_rank: 0",
       "main_training_function: main",
-      "num_machines: 1",
+      `num_machines: ${place === undefined ? 1 : 2}`,
       `num_processes: ${RANKS}`,
     ].join("\n"),
     "options.json": JSON.stringify(options),
     "train.py": script,
     "hooks.py": readFileSync(join(fixtures, "trl/hooks.py"), "utf8"),
     "recipe.yaml": [
-      `engine: {model: ${tinyModel}, tensorParallel: 2, dtype: float32, maxModelLength: 64, maxSequences: 32}`,
+      `engine: {model: ${tinyModel}, tensorParallel: ${ranksOf(training)}, dtype: float32, maxModelLength: 64, maxSequences: 32}`,
       "gpus: {simulated: {memoryBytes: 256MiB}}",
       `out: ${folder}/out`,
+      ...(place === undefined
+        ? []
+        : [`nodes: {count: 2, rank: ${place.node}, address: 127.0.0.1, port: ${place.port}, meetMs: 60000}`]),
     ].join("\n"),
   };
   for (const [name, text] of Object.entries(files)) writeFileSync(join(folder, name), text);
   const launch = ["-m", "accelerate.commands.launch", "--config_file", join(folder, "accelerate.yaml")];
   // Of its own, so that trainings can run side by side.
-  const port = 20_000 + (process.pid % 20_000) + ports++;
-  return [
-    python,
-    ...launch,
-    "--main_process_port",
-    String(port),
-    join(folder, "train.py"),
-    join(folder, "options.json"),
-  ];
+  const alone = ["--main_process_port", String(20_000 + (process.pid % 20_000) + ports++)];
+  const meeting = place === undefined ? alone : onMachines(place);
+  return [python, ...launch, ...meeting, join(folder, "train.py"), join(folder, "options.json")];
 }
 
 let ports = 0;
+
+const ranksOf = ({ place }: Training): number => (place === undefined ? RANKS : RANKS / 2);
+
 const script = readFileSync(join(fixtures, "trl/train.py"), "utf8");
 
 const environment = {
@@ -102,7 +109,7 @@ const environment = {
   PATH: [dirname(python), process.env.PATH].join(delimiter),
 };
 
-const logOf = (folder: string): Log => JSON.parse(readFileSync(join(folder, "log.json"), "utf8")) as Log;
+export const logOf = (folder: string): Log => JSON.parse(readFileSync(join(folder, "log.json"), "utf8")) as Log;
 
 /** TRL's trainer, which generates with transformers. */
 export async function trainWithTrl(folder: string, training: Training): Promise<Log> {
@@ -118,8 +125,9 @@ export function startBaton(folder: string, training: Training, change = (text: s
   const command = prepare(folder, training, change(forBaton(script)), {});
   return new Baton(
     folder,
-    ["run", join(folder, "recipe.yaml"), "--ranks", String(RANKS), "--", ...command],
+    ["run", join(folder, "recipe.yaml"), "--ranks", String(ranksOf(training)), "--", ...command],
     environment,
+    join(folder, "out", partOf(training.place?.node ?? 0)),
   );
 }
 
@@ -128,4 +136,18 @@ export async function trainWithBaton(folder: string, training: Training): Promis
   const { code, output } = await baton.ended;
   if (code !== 0) throw new Error(output.slice(-5000));
   return { log: logOf(folder), baton };
+}
+
+const CLOCKS = /runtime|_per_second|step_time/;
+
+/** TRL's figures but those of the clock, each with Baton's; a learning rate of 1e-3 tears rounding apart slowly. */
+export function expectSame(trl: Log, baton: Log): void {
+  expect(baton.length).toBe(trl.length);
+  for (const [position, line] of trl.entries()) {
+    for (const [name, value] of Object.entries(line)) {
+      if (CLOCKS.test(name)) continue;
+      const close = Math.abs((baton[position]?.[name] ?? Number.NaN) - value) <= 1e-5 + 1e-3 * Math.abs(value);
+      expect(close, `line ${position}: ${name} ${baton[position]?.[name]} for ${value}`).toBe(true);
+    }
+  }
 }

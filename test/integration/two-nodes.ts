@@ -2,9 +2,18 @@
 import { mkdirSync } from "node:fs";
 import { createServer } from "node:net";
 import { join } from "node:path";
+import { expect } from "vitest";
+import type { NodePhase } from "../../src/phases/commands.js";
 import { eventsOf } from "../../src/report/events.js";
-import { type Baton, fixtures } from "./baton.js";
+import { type Baton, fixtures, processesWith } from "./baton.js";
 import { type LightOptions, lightRun, partOf, python } from "./light.js";
+import { allGone, errorCodes, nowMs } from "./remains.js";
+
+/** One node of two. */
+export interface Place {
+  readonly node: number;
+  readonly port: number;
+}
 
 /** The first of two ports that nobody listens on, one after the other. */
 export async function freePorts(): Promise<number> {
@@ -46,9 +55,7 @@ export function lightNode(folder: string, node: number, port: number, options: L
     command: options.command ?? [
       python,
       join(fixtures, "light_launcher.py"),
-      String(ranks),
-      String(node),
-      String(count),
+      ...[String(ranks), "--node-rank", String(node), "--nnodes", String(count)],
     ],
   });
 }
@@ -60,4 +67,51 @@ export function pidOf(baton: Baton, name: string): number {
   );
   if (found === undefined) throw new Error(`${name} has not connected`);
   return found.pid;
+}
+
+export async function finished(baton: Baton): Promise<void> {
+  const ended = await baton.ended;
+  expect(ended, ended.output).toMatchObject({ code: 0 });
+}
+
+/** Something of one node that is killed in a phase of its second handoff. */
+export interface Kill {
+  readonly phase: NodePhase;
+  /** The node. */
+  readonly hit: number;
+  readonly victim: "controller" | `rank ${number}`;
+  /** Until both controllers have ended, and until nothing is left. */
+  readonly goneMs: number;
+}
+
+/**
+ * Both nodes end, each with one error about the same cause, and leave nothing.
+ *
+ * @returns when it was killed, and what the other node said
+ */
+export async function endTogether(nodes: readonly [Baton, Baton], folder: string, kill: Kill) {
+  const { phase, hit, victim, goneMs } = kill;
+  const [here, there] = hit === 0 ? nodes : ([nodes[1], nodes[0]] as const);
+  // Plans are made once, before the first sync.
+  const nth = phase === "plan" ? 1 : 2;
+  await here.event(() => eventsOf(here.events(), "phase").filter(({ to }) => to === phase).length === nth);
+  const pid = victim === "controller" ? here.pid : pidOf(here, victim);
+  const at = nowMs();
+  process.kill(pid, "SIGKILL");
+  const [victims, others] = await Promise.all([here.ended, there.ended]);
+  expect(nowMs() - at, "ended after ms").toBeLessThan(goneMs);
+  await allGone(folder, goneMs);
+  expect(processesWith(folder)).toEqual([]);
+  expect(errorCodes(others.output), others.output).toEqual([victim === "controller" ? "NODE_LOST" : "NODE_FAILED"]);
+  expect(others.output).toContain(`node ${hit}`);
+  expect(others.code).toBe(1);
+  expect(there.summary().left).toEqual({ processes: 0, deviceBytes: 0 });
+  if (victim !== "controller") {
+    const cause = /^(RANK_DIED|LAUNCHER_FAILED)$/;
+    expect(others.output).toMatch(new RegExp(`node ${hit} ended the run: ${cause.source.slice(1, -1)}`));
+    expect(errorCodes(victims.output), victims.output).toEqual([expect.stringMatching(cause)]);
+    expect(victims.code).toBeGreaterThan(0);
+    expect(nodes[0].summary().nodes?.each.map(({ summary }) => summary?.exit.reason)).toEqual(["failed", "failed"]);
+  }
+  return { at, there };
 }

@@ -19,9 +19,10 @@ function beside(commandEnded: boolean, exit: ProcessExit | null, ranks: readonly
     stopped: [],
     pausedMs: 0,
     stoppedDeadlineMs: 1_000,
-    ranks: ranks.map((asked) => {
+    phase: "sleep",
+    ranks: ranks.map((asked, index) => {
       let times = 0;
-      return { ended: () => times++ >= asked };
+      return { index, ended: () => times++ >= asked, exit: () => null, failed: () => false };
     }),
     children: [
       {
@@ -71,6 +72,66 @@ describe("ranks that end while their launcher lives", () => {
   it("by SIGTERM are told with who may have sent it", async () => {
     const failure = await explain(ended(rank, told), beside(false, null));
     expect(failure).toMatchObject({ found: "killed by SIGTERM", action: expect.stringContaining("scheduler") });
+  });
+});
+
+describe("a rank that lost its connection to another one", () => {
+  const lost: EndCommand = {
+    ...{ type: "end", reason: "failed", exitCode: 1, gpus: [] },
+    failure: {
+      code: "PEER_LOST",
+      message: "rank 0: the training script failed: the connection to another rank is lost",
+      ...{ expected: "", action: "", found: "RuntimeError: Connection reset by peer" },
+    },
+  };
+  const NEVER = Number.POSITIVE_INFINITY;
+  interface Rank {
+    readonly endsMs: number;
+    readonly exit?: ProcessExit;
+    /** After its end. */
+    readonly toldMs?: number;
+    readonly saysMs?: number;
+  }
+  /** When each rank ends, how, and when it says why: in ms from now. */
+  const among = async (ranks: readonly Rank[], children = beside(false, null)) => {
+    const start = performance.now();
+    const past = (ms: number): boolean => performance.now() - start >= ms;
+    return explain(lost, {
+      ...children,
+      ranks: ranks.map(({ endsMs, exit = null, toldMs = 0, saysMs = NEVER }, index) => ({
+        index,
+        ended: () => past(endsMs),
+        exit: () => (past(endsMs + toldMs) ? exit : null),
+        failed: () => past(saysMs),
+      })),
+    });
+  };
+  const failing = { endsMs: 0, exit: { code: 1, signal: null }, saysMs: 0 };
+
+  it("is what came of a death that is told a moment later", async () => {
+    expect(await among([failing, { endsMs: 60, exit: KILLED, toldMs: 100 }])).toMatchObject({
+      code: "RANK_DIED",
+      message: "rank 1 died in phase sleep",
+      found: expect.stringMatching(/^killed by SIGKILL; then rank 0: .* \(RuntimeError: Connection reset by peer\)$/),
+    });
+  });
+
+  it("is not blamed on one that gave up for the same reason, whichever ended first", async () => {
+    const also = { endsMs: 0, exit: { code: 1, signal: null }, saysMs: 5 };
+    expect(await among([failing, also, { endsMs: 15, exit: KILLED }])).toMatchObject({
+      message: "rank 2 died in phase sleep",
+    });
+  });
+
+  it("says so itself when its peer was on another node", async () => {
+    expect(await among([failing, { endsMs: NEVER }])).toBe(lost.failure);
+  });
+
+  it("is what came of its launcher's death", async () => {
+    expect(await among([failing, { endsMs: 5, exit: KILLED }], beside(true, KILLED))).toMatchObject({
+      code: "LAUNCHER_FAILED",
+      found: "killed by SIGKILL",
+    });
   });
 });
 

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from baton import cuda_errors
+from baton import cuda_errors, peer_errors
 
 FIELDS = ("code", "message", "expected", "found", "action")
 
@@ -49,8 +49,8 @@ class BatonError(Exception):
     def from_exception(cls, error: BaseException, doing: str, *, away: bool = False) -> BatonError:
         """`error` itself when it is one of ours, else an `UNEXPECTED_ERROR` that carries its text.
 
-        What a kernel did that CUDA ends a process for has codes of its own, whoever noticed it. `away`: the training
-        state was given back for a rollout when the kernel ran.
+        What a kernel did that CUDA ends a process for has codes of its own, whoever noticed it, and so has a connection
+        to another rank that broke. `away`: the training state was given back for a rollout when the kernel ran.
         """
         text = error.found if isinstance(error, BatonError) else str(error)
         kernel = cuda_errors.kind_of(text)
@@ -61,6 +61,8 @@ class BatonError(Exception):
         ours = _failure_in(text)
         if ours is not None:
             return cls.from_wire(ours)
+        if peer_errors.is_lost_peer(error):
+            return cls.from_wire(peer_errors.failure_of(error, doing))
         return cls(
             "UNEXPECTED_ERROR",
             f"{doing} failed: {type(error).__name__}: {error}",

@@ -73,6 +73,35 @@ def test_other_errors_of_torch_stay_unexpected():
     assert BatonError.from_exception(error, "the rollout", away=True).code == "UNEXPECTED_ERROR"
 
 
+GLOO = (
+    "[/pytorch/third_party/gloo/gloo/transport/tcp/pair.cc:538] Read error [127.0.0.1]:64199: Connection reset by peer"
+)
+NCCL = (
+    "NCCL error in: NCCLUtils.cpp:77, remote process exited or there was a network error, NCCL version 2.28.9\n"
+    "ncclRemoteError: A call failed possibly due to a network error or a remote process exiting prematurely."
+)
+
+
+@pytest.mark.parametrize("error", [RuntimeError(GLOO), torch.distributed.DistBackendError(NCCL)])
+def test_a_lost_connection_to_another_rank_is_an_error_of_its_own(error: Exception):
+    found = BatonError.from_exception(error, "the training script")
+    assert found.code == "PEER_LOST"
+    assert type(error).__name__ in found.found
+    assert "\n" not in found.found
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ConnectionResetError("Connection reset by peer"),
+        RuntimeError("the judge said: Connection reset by peer"),
+        torch.distributed.DistBackendError("NCCL error in: NCCLUtils.cpp:77, invalid usage"),
+    ],
+)
+def test_other_connections_and_other_errors_of_collectives_stay_unexpected(error: Exception):
+    assert BatonError.from_exception(error, "the training script").code == "UNEXPECTED_ERROR"
+
+
 def test_rules_are_read():
     assert faults.parse("worker.sync.flip-bit@2, rank.prompts.swap ,a.b@1:x:y") == (
         Fault("worker.sync.flip-bit", 2, ""),

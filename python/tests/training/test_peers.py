@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 import socket
+import time
+from dataclasses import replace
+from datetime import timedelta
 from types import SimpleNamespace
 from typing import Any
 
@@ -20,6 +23,7 @@ from baton.training.nodes import Nodes, PeerGroup, whereabouts
 from baton.training.peers import PeerPartitions
 
 RANKS = 4
+JOB_TIMEOUT = timedelta(seconds=90)
 #: One element, fewer than ranks, nothing that four divides, and larger than a bucket.
 SIZES = [1, 3, 1000, 4097, 6]
 BUCKET_BYTES = 1024
@@ -103,16 +107,37 @@ def check(name, rank, results):
             (f"{name}: all of {number} in step {step}", torch.equal(a, b.float()))
             for number, (a, b) in enumerate(zip(found, whole, strict=True))
         )
+    results.append((f"{name}: as long as the job", group.deadline_seconds == JOB_TIMEOUT.total_seconds()))
     sums = peers.summed(np.array([2**63 + rank, rank], dtype=np.uint64))
     total = sum(group.ranks)
     wrapped = (len(group.ranks) * 2**63 + total) % 2**64
     results.append((f"{name}: sums {sums}", sums.tolist() == [wrapped, total]))
 
 
+def check_silence(rank, results):
+    """Rank 3 does not come. Its peer says so within its own deadline; the others are with each other."""
+    group = PeerGroup.of(Nodes([[0, 1], [2, 3]], rank // 2, rank % 2))
+    assert group is not None
+    weights = [Weight("0", partition(torch.ones(1000), rank))]
+    peers = PeerPartitions(weights, None, replace(group, deadline_seconds=0.3), BUCKET_BYTES)
+    peers.gather()
+    if rank != 3:
+        begin = time.monotonic()
+        try:
+            peers.gather()
+            results.append(("all were there", rank != 1))
+        except BatonError as error:
+            found = (error.code, error.found)
+            results.append(
+                (f"{found}", rank == 1 and found == ("PEERS_SILENT", "nothing from rank 3 of the job (RANK)"))
+            )
+        results.append(("within its deadline", time.monotonic() - begin < 5))
+
+
 def rank_main(rank, port, answers):
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "BATON_SOCKET": f"/node{rank // 2}"}
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", rank=rank, world_size=RANKS)
+    dist.init_process_group("gloo", rank=rank, world_size=RANKS, timeout=JOB_TIMEOUT)
     results = []
     for name in NODES:
         check(name, rank, results)
@@ -124,6 +149,7 @@ def rank_main(rank, port, answers):
     except BatonError as error:
         results.append(("uneven nodes", (error.code, error.found) == ("NODES_UNEVEN", "3 on node 0, 1 on node 1")))
     results.append(("one node", PeerGroup.of(Nodes([[0, 1, 2, 3]], 0, rank)) is None))
+    check_silence(rank, results)
     answers.put((rank, results))
     dist.barrier()
     dist.destroy_process_group()

@@ -43,10 +43,15 @@ export class HubWorld {
     if (this.timers.delete(timer)) this.feed({ type: "timeUp", timer });
   }
 
+  /** A host has one controller. */
+  join(node: number, host: string): void {
+    this.feed({ type: "joined", node, host, instance: host });
+  }
+
   meet(facts: (node: number) => Record<string, string> = () => ({ baton: "1" })): this {
     for (let node = 0; node < this.state.config.count; node++) {
-      this.feed({ type: "joined", node, host: `host${node}` });
-      this.feed({ type: "identity", node, facts: facts(node) });
+      this.join(node, `host${node}`);
+      this.feed({ type: "identity", node, facts: facts(node), command: [] });
     }
     return this;
   }

@@ -1,6 +1,6 @@
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
-import type { HubEvent } from "../../../src/nodes/hub.js";
+import { allAreTold, type HubEvent } from "../../../src/nodes/hub.js";
 import { DIED, EXCEPTION, failure, HubWorld } from "./hub-world.js";
 
 describe("nodes meet", () => {
@@ -13,9 +13,9 @@ describe("nodes meet", () => {
 
   it("or hear which of them is missing", () => {
     const hub = new HubWorld();
-    hub.feed({ type: "joined", node: 0, host: "a" });
-    hub.feed({ type: "identity", node: 0, facts: {} });
-    hub.feed({ type: "joined", node: 2, host: "c" });
+    hub.join(0, "a");
+    hub.feed({ type: "identity", node: 0, facts: {}, command: [] });
+    hub.join(2, "c");
     hub.feed({ type: "stranger", host: "d" });
     hub.fire("meet");
     const refused = hub.told(0, "refused")?.failure;
@@ -39,20 +39,58 @@ describe("nodes meet", () => {
 
   it("or that two are the same one, or that one counts more of them", () => {
     const twice = new HubWorld();
-    twice.feed({ type: "joined", node: 1, host: "a" });
-    twice.feed({ type: "joined", node: 1, host: "b" });
+    twice.join(1, "a");
+    twice.join(1, "b");
     expect(twice.told(1, "refused")?.failure).toMatchObject({ code: "NODE_TWICE", found: "one on a, and one on b" });
     const more = new HubWorld();
-    more.feed({ type: "joined", node: 3, host: "d" });
+    more.join(3, "d");
     expect(more.told(3, "refused")?.failure.code).toBe("NODES_DIFFER");
   });
 
-  it("again, when one lost its connection while it waited", () => {
+  it.each([
+    ["and that is known here", true],
+    ["which is not known here yet", false],
+  ])("again, when one lost its connection while it waited, %s", (_, known) => {
     const hub = new HubWorld(2);
-    hub.feed({ type: "joined", node: 1, host: "b" });
-    hub.feed({ type: "gone", node: 1, found: "reset" });
-    hub.meet();
+    hub.join(1, "b");
+    hub.feed({ type: "identity", node: 1, facts: { baton: "0" }, command: [] });
+    if (known) hub.feed({ type: "gone", node: 1, found: "reset" });
+    hub.join(1, "b");
+    // What it said on the connection before counts no more.
+    hub.join(0, "a");
+    hub.feed({ type: "identity", node: 0, facts: { baton: "1" }, command: [] });
+    expect(hub.told(0, "begin")).toBeUndefined();
+    hub.feed({ type: "identity", node: 1, facts: { baton: "1" }, command: [] });
     expect(hub.told(1, "begin")).toBeDefined();
+  });
+
+  it("or hear that one of them does not begin, those too that come later", () => {
+    const hub = new HubWorld();
+    hub.join(0, "a");
+    hub.join(1, "b");
+    hub.feed({ type: "refusal", node: 1, host: "b", failure: failure("MODEL_MISSING", "no such folder") });
+    expect(hub.told(1, "refused")?.failure.code).toBe("MODEL_MISSING");
+    const told = {
+      ...{ code: "NODE_FAILED", found: "no such folder" },
+      message: "node 1 (b) did not begin: MODEL_MISSING: MODEL_MISSING happened",
+    };
+    expect(hub.told(0, "refused")?.failure).toMatchObject(told);
+    expect(allAreTold(hub.state)).toBe(false);
+    hub.join(2, "c");
+    expect(hub.told(2, "refused")?.failure).toMatchObject(told);
+    expect([allAreTold(hub.state), hub.timers.size]).toEqual([true, 0]);
+  });
+
+  it("and hear of commands that are not the same", () => {
+    const hub = new HubWorld(2);
+    for (const node of [0, 1]) {
+      hub.join(node, `h${node}`);
+      const command = ["torchrun", "train.py", "--lr", `1e-${node + 4}`];
+      hub.feed({ type: "identity", node, facts: {}, command });
+    }
+    expect(hub.told(1, "begin")?.warning).toBe(
+      "the nodes' commands differ: after `--lr` `1e-4` on node 0 (h0), `1e-5` on node 1 (h1); the run goes on",
+    );
   });
 });
 

@@ -1,6 +1,6 @@
 /** Controllers that meet over real sockets. */
-import { createConnection, createServer, type Server } from "node:net";
-import { afterEach, describe, expect, it } from "vitest";
+import { createConnection, createServer, type Server, type Socket } from "node:net";
+import { afterEach, describe, expect, it, vi } from "vitest";
 import { encodeFrame } from "../../../src/nodes/frames.js";
 import { type Facts, Hub, Member } from "../../../src/nodes/index.js";
 import { DIED, EXCEPTION, failure } from "./hub-world.js";
@@ -15,6 +15,7 @@ interface Given {
   readonly facts?: Facts;
   readonly meetMs?: number;
   readonly silenceMs?: number;
+  readonly say?: (line: string) => void;
 }
 
 async function freePort(): Promise<number> {
@@ -36,9 +37,9 @@ async function hub(port: number, count: number, given: Given = {}): Promise<Hub>
 }
 
 async function member(port: number, node: number, given: Given = {}): Promise<Member> {
-  const { key = "", facts = { baton: "1" }, meetMs = 5_000, silenceMs = 5_000 } = given;
-  const say = (): void => {};
-  const options = { node, address: "127.0.0.1", port, key, facts, meetMs, silenceMs, finishMs: 5_000, say };
+  const { key = "", facts = { baton: "1" }, meetMs = 5_000, silenceMs = 5_000, say = () => {} } = given;
+  const own = { facts, command: [], meetMs, finishMs: 5_000, say };
+  const options = { node, address: "127.0.0.1", port, key, silenceMs, ...own };
   const one = await Member.meet(options);
   opened.push(one);
   return one;
@@ -49,6 +50,36 @@ async function both(given: Given = {}): Promise<readonly [Member, Member, Hub]> 
   const there = await hub(port, 2, given);
   const [zero, one] = await Promise.all([member(port, 0, given), member(port, 1, given)]);
   return [zero, one, there];
+}
+
+/**
+ * Carries connections to a port. `lose` ends those that there are for whoever has connected; the other end hears nothing
+ * of it, as when a machine between them is gone.
+ */
+async function lossy(to: number) {
+  const sockets: Socket[] = [];
+  let greeted = 0;
+  const server = await listening(
+    createServer((socket) => {
+      const onward = createConnection(to, "127.0.0.1");
+      sockets.push(socket);
+      socket.on("data", (bytes) => onward.write(bytes));
+      let answers = 0;
+      onward.on("data", (bytes) => {
+        socket.write(bytes);
+        // The challenge, then the welcome.
+        if (++answers === 2) greeted++;
+      });
+      for (const end of [socket, onward]) end.on("error", () => {});
+      opened.push({ close: () => onward.destroy() });
+    }),
+  );
+  opened.push(server);
+  const lose = (): void => {
+    for (const socket of sockets.splice(0)) socket.destroy();
+  };
+  const joined = (times: number): Promise<void> => vi.waitFor(() => expect(greeted).toBe(times), { timeout: 3_000 });
+  return { port: (server.address() as { port: number }).port, joined, lose };
 }
 
 const failureOf = (one: Member): Promise<string> =>
@@ -85,6 +116,47 @@ describe("controllers", () => {
       expect(found).toMatch(/baton: 0\.1\.0 on node 0 .*, 0\.2\.0 on node 1/);
       expect(found).toMatch(/package torch: 2\.11\.0 on node 0 .*, nothing on node 1/);
     }
+  });
+
+  it("hear of one that does not begin, whether it is the first or another, and whoever comes when", async () => {
+    const refusal = failure("MODEL_MISSING", "no such folder");
+    const told = { code: "NODE_FAILED", message: expect.stringContaining("MODEL_MISSING happened") };
+    const port = await freePort();
+    const there = await hub(port, 3, { key: "k" });
+    const waiting = expect(member(port, 0, { key: "k" })).rejects.toMatchObject(told);
+    const point = { node: 2, address: "127.0.0.1", port, key: "k", silenceMs: 5_000 };
+    expect(await Member.refuse(point, refusal, 1_000)).toBe(true);
+    await waiting;
+    const late = expect(member(port, 1, { key: "k" })).rejects.toMatchObject(told);
+    const before = performance.now();
+    await there.allTold(4_000);
+    expect(performance.now() - before).toBeLessThan(2_000);
+    await late;
+
+    const other = await freePort();
+    const early = expect(member(other, 1)).rejects.toMatchObject({ code: "NODE_FAILED" });
+    const first = await hub(other, 2);
+    first.refuse(refusal);
+    await first.allTold(4_000);
+    await early;
+    expect(await Member.refuse({ ...point, port: await freePort() }, refusal, 100)).toBe(false);
+  });
+
+  it("may come again on another connection, while the first counts as alive; two of one number may not", async () => {
+    const port = await freePort();
+    await hub(port, 2);
+    const relay = await lossy(port);
+    const one = member(relay.port, 1);
+    await relay.joined(1);
+    relay.lose();
+    await relay.joined(2);
+    const zero = await member(port, 0);
+    expect((await one).run).toBe(zero.run);
+
+    const another = await freePort();
+    await hub(another, 2);
+    const both = await Promise.allSettled([member(another, 1), member(another, 1)]);
+    expect(both).toMatchObject([{ reason: { code: "NODE_TWICE" } }, { reason: { code: "NODE_TWICE" } }]);
   });
 
   it("have the same key, or do not meet: the stranger learns nothing of the recipe, and joins no run", async () => {

@@ -44,15 +44,18 @@ describe("which of several nodes this is", () => {
   });
 
   it.each([
-    ["a number of nodes that may change", { ...TORCHRUN, PET_NNODES: "2:4" }, {}],
-    ["a number that is none", { ...TORCHRUN, PET_NODE_RANK: "first" }, {}],
-    ["a node outside of them", { ...TORCHRUN, PET_NODE_RANK: "4" }, {}],
-    ["several tasks a node", { ...SLURM, SLURM_STEP_NUM_TASKS: "16" }, {}],
-    ["a port that has none after it", { ...TORCHRUN, PET_MASTER_PORT: "65535" }, {}],
-    ["no number", {}, { count: 2, address: "a" }],
-    ["no address", {}, { count: 2, rank: 0 }],
-  ] as [string, Environment, object][])("is refused with %s", (_, environment, nodes) => {
-    expect(() => place(environment, nodes)).toThrowError(expect.objectContaining({ code: "NODES_INVALID" }));
+    ["PET_NNODES asks", "PET_NNODES=2:4", { ...TORCHRUN, PET_NNODES: "2:4" }, {}],
+    ["PET_NNODES is no number of nodes", "PET_NNODES=0", { ...TORCHRUN, PET_NNODES: "0" }, {}],
+    ["PET_NODE_RANK of the environment is not", "PET_NODE_RANK=first", { ...TORCHRUN, PET_NODE_RANK: "first" }, {}],
+    ["PET_NODE_RANK is the number of no node", "PET_NODE_RANK=4", { ...TORCHRUN, PET_NODE_RANK: "4" }, {}],
+    ["nodes.rank is the number of no node", "nodes.rank=5", TORCHRUN, { rank: 5 }],
+    ["more than one task", "SLURM_STEP_NUM_TASKS=16 on 2 nodes", { ...SLURM, SLURM_STEP_NUM_TASKS: "16" }, {}],
+    ["PET_MASTER_PORT is no port", "PET_MASTER_PORT=65535", { ...TORCHRUN, PET_MASTER_PORT: "65535" }, {}],
+    ["nodes.count=2: there are several nodes, but nothing", "none of them", {}, { count: 2, address: "a" }],
+    ["where node 0 is", "none of them", {}, { count: 2, rank: 0 }],
+  ] as [string, string, Environment, object][])("is refused by name: %s", (message, found, environment, nodes) => {
+    const refusal = { code: "NODES_INVALID", message: expect.stringContaining(message), found };
+    expect(() => place(environment, nodes)).toThrowError(expect.objectContaining(refusal));
   });
 
   it.each([

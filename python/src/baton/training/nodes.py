@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import socket
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
+import torch
 import torch.distributed as dist
 
 from baton.errors import BatonError
@@ -46,6 +48,17 @@ class Nodes:
         return cls(ranks, node, ranks[node].index(rank))
 
 
+#: A collective of the peers ends by our own deadline, with our own error, before torch's.
+_LATER = timedelta(seconds=60)
+
+
+def job_timeout() -> timedelta:
+    """How long the collectives of the job may take, as its launcher or script has set it."""
+    group: Any = dist.group.WORLD
+    device = torch.device("cuda" if dist.get_backend() == dist.Backend.NCCL else "cpu")
+    return group._get_backend(device).options._timeout
+
+
 @dataclass(frozen=True)
 class PeerGroup:
     """The ranks at this rank's position of every node, by node, and their process group."""
@@ -54,6 +67,8 @@ class PeerGroup:
     #: This rank's own place among them.
     mine: int
     group: Any
+    #: For one collective, from the first of them that comes to it.
+    deadline_seconds: float
 
     @classmethod
     def of(cls, nodes: Nodes) -> PeerGroup | None:
@@ -71,5 +86,6 @@ class PeerGroup:
             )
         columns = [list(column) for column in zip(*nodes.ranks, strict=True)]
         # Every rank has to take part in the making of every group.
-        groups = [dist.new_group(ranks) for ranks in columns]
-        return cls(columns[nodes.position], nodes.node, groups[nodes.position])
+        timeout = job_timeout()
+        groups = [dist.new_group(ranks, timeout=timeout + _LATER) for ranks in columns]
+        return cls(columns[nodes.position], nodes.node, groups[nodes.position], timeout.total_seconds())
