@@ -51,12 +51,27 @@ __device__ __forceinline__ uint64_t element_at(const uint8_t *address) {
   return value;
 }
 
-// A lane's share of a piece. Where the elements are 16-byte aligned a lane reads 16 bytes at a time.
+// The elements of 16 bytes, of which the first stands at `first` in its tensor.
+template <typename Element>
+__device__ __forceinline__ uint64_t sum_vector(const uint4 &vector, uint64_t first) {
+  constexpr uint32_t kPerVector = sizeof(uint4) / sizeof(Element);
+  Element elements[kPerVector];
+  memcpy(elements, &vector, sizeof(vector));
+  uint64_t sum = 0;
+#pragma unroll
+  for (uint32_t k = 0; k < kPerVector; ++k) sum += baton::copy::element_hash(first + k, elements[k]);
+  return sum;
+}
+
+// A lane's share of a piece. Where the elements are 16-byte aligned a lane reads 16 bytes at a time, and some such words
+// before it computes with the first.
 template <typename Element>
 __device__ __forceinline__ uint64_t sum_elements(const baton::copy::ChecksumPiece &piece, bool indices_only,
                                                  uint32_t lane) {
   constexpr uint32_t kStep = baton::copy::kWarpThreads;
   constexpr uint32_t kPerVector = sizeof(uint4) / sizeof(Element);
+  // Of single bytes there are few, and much code for 16 of them.
+  constexpr uint32_t kAhead = sizeof(Element) == 1 ? 1 : 4;
   uint64_t sum = 0;
   if (indices_only) {
     for (uint32_t k = lane; k < piece.elements; k += kStep) {
@@ -68,15 +83,18 @@ __device__ __forceinline__ uint64_t sum_elements(const baton::copy::ChecksumPiec
   uint32_t vectors = 0;
   if (piece.address % sizeof(uint4) == 0) {
     vectors = piece.elements / kPerVector;
-    for (uint32_t v = lane; v < vectors; v += kStep) {
-      const uint4 vector = reinterpret_cast<const uint4 *>(bytes)[v];
-      Element elements[kPerVector];
-      memcpy(elements, &vector, sizeof(vector));
+    const uint4 *words = reinterpret_cast<const uint4 *>(bytes);
+    uint32_t v = lane;
+    for (; v + (kAhead - 1) * kStep < vectors; v += kAhead * kStep) {
+      uint4 ahead[kAhead];
 #pragma unroll
-      for (uint32_t k = 0; k < kPerVector; ++k) {
-        sum += baton::copy::element_hash(piece.first_element + v * kPerVector + k, elements[k]);
+      for (uint32_t k = 0; k < kAhead; ++k) ahead[k] = words[v + k * kStep];
+#pragma unroll
+      for (uint32_t k = 0; k < kAhead; ++k) {
+        sum += sum_vector<Element>(ahead[k], piece.first_element + (v + k * kStep) * kPerVector);
       }
     }
+    for (; v < vectors; v += kStep) sum += sum_vector<Element>(words[v], piece.first_element + v * kPerVector);
   }
   for (uint32_t k = vectors * kPerVector + lane; k < piece.elements; k += kStep) {
     sum += baton::copy::element_hash(piece.first_element + k,
