@@ -1,5 +1,5 @@
-// The source of the GPU's kernels, compiled for the CPU, against their C++ twins: lane by lane, as a warp of 32 would go
-// through it. What a compiler for GPUs makes of it is checked on one (test/gpu/pool_kernels.py).
+// The source of the GPU's kernels, compiled for the CPU, against their C++ twins: lane by lane, as a warp of 32 would
+// go through it. What a compiler for GPUs makes of it is checked on one (test/gpu/pool_kernels.py).
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -34,6 +34,7 @@ static uint64_t __shfl_down_sync(unsigned, uint64_t, unsigned) {
 static void atomicAdd(uint64_t* sum, uint64_t value) {
   *sum += value;
 }
+#pragma GCC diagnostic ignored "-Wunknown-pragmas"
 #include "native/copy/kernels.cu"
 
 namespace baton::test {
@@ -67,8 +68,8 @@ void sums_agree() {
       uint64_t sum = 0;
       for (uint32_t lane = 0; lane < kLanes; ++lane)
         sum += sum_elements<Element>(piece, indices_only, lane);
-      ASSERT_EQ(sum, copy::checksum_of_elements<Element>(piece.address, piece.first_element, piece.elements,
-                                                         indices_only))
+      ASSERT_EQ(sum,
+                copy::checksum_of_elements<Element>(piece.address, piece.first_element, piece.elements, indices_only))
           << "round " << round;
     }
   }
