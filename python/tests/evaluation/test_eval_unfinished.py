@@ -46,18 +46,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return made
 
 
-@pytest.fixture(autouse=True)
-def one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
-    torch.set_num_threads(1)
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-
-
-@pytest.fixture(scope="module")
-def judges() -> Any:
-    with Judges() as made:
-        yield made
-
-
 def asked(folder: Path, name: str, **changes: Any) -> EvalOptions:
     values = {"model": str(folder / "adapter"), "base": str(TINY), "out": str(folder / name), "dtype": "float32"}
     return options(folder, **values | {"samples": SAMPLES, "batch_size": 2} | changes)

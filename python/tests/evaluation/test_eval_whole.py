@@ -28,19 +28,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return made
 
 
-@pytest.fixture(autouse=True)
-def one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
-    """So small a model is slower with several."""
-    torch.set_num_threads(1)
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-
-
-@pytest.fixture(scope="module")
-def judges() -> Any:
-    with Judges() as made:
-        yield made
-
-
 def run(
     folder: Path, judges: Judges, name: str, engines: int = 1, **changes: Any
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
