@@ -190,14 +190,24 @@ def test_a_fill_under_a_later_copy_is_a_plan() -> None:
     torch.testing.assert_close(model.weight.data, torch.cat((tensors["w"], torch.full((2, 8), 7.0))))
 
 
-def test_a_parameter_that_gets_nothing_is_an_error() -> None:
+def around(hole: slice) -> Any:
+    """Copies all rows but those of `hole`."""
+
+    def load(target: torch.Tensor, source: torch.Tensor) -> None:
+        target[: hole.start].copy_(source[: hole.start])
+        target[hole.stop :].copy_(source[hole.stop :])
+
+    return load
+
+
+@pytest.mark.parametrize(("hole", "byte"), [(slice(0, 1), 0), (slice(2, 3), 64), (slice(5, 6), 160)])
+def test_a_parameter_with_a_hole_is_an_error(hole: slice, byte: int) -> None:
     tensors = {"w": torch.randn(6, 8)}
     ranks, _ = partition(tensors, 2, 3)
-    model = Awkward(lambda target, source: target[:5].copy_(source[:5]))
     with pytest.raises(BatonError, match="'weight'") as error:
-        planning.join(record(model, specs_of(tensors), CPU), ranks)
+        planning.join(record(Awkward(around(hole)), specs_of(tensors), CPU), ranks)
     assert error.value.code == "WEIGHTS_NOT_COVERED"
-    assert "byte 160" in error.value.found
+    assert f"byte {byte};" in error.value.found
     assert "none of the trainer's names (1) is near" in error.value.found
 
 
