@@ -138,6 +138,7 @@ class VllmEngine(EngineAdapter):
             except BatonError as error:
                 if error.code != "LOGITS_NOT_FINITE":  # weights that mean nothing may give such
                     raise
+                self._drain()
 
     def worker_pids(self) -> list[int]:
         return self._pids
