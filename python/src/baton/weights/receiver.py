@@ -217,11 +217,16 @@ class Receiver:
         sums = np.zeros(len(pieces.tensors), dtype=np.uint64)
 
         def given() -> Any:
-            for index, spec in enumerate(pieces.tensors):
-                tensor = assembler.one(index, report)
-                item = np.array([(tensor.data_ptr(), 0, spec.elements, tensor.element_size(), 0)], native.CHECKSUM_ITEM)
-                sums[index] = native.checksum(host.ordinal, item, 1)[0]
-                yield spec.name, tensor
+            for some in assembler.some(report):
+                items = [
+                    (tensor.data_ptr(), 0, tensor.numel(), tensor.element_size(), k)
+                    for k, (_, tensor) in enumerate(some)
+                ]
+                numbers = [index for index, _ in some]
+                sums[numbers] = native.checksum(host.ordinal, np.array(items, native.CHECKSUM_ITEM), len(items))
+                while some:
+                    index, tensor = some.popleft()
+                    yield pieces.tensors[index].name, tensor
 
         began = time.monotonic()
         if skip:

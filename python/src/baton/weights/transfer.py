@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -12,9 +13,13 @@ import torch
 from torch import Tensor
 
 from baton import native
+from baton.weights.dtypes import ELEMENT_BYTES
 from baton.weights.manifest import Ints
 from baton.weights.plan import Pieces, Plan, whole_tensors
 from baton.weights.recorder import DTYPES, Loads
+
+#: For whole tensors that an engine's own load_weights shall read: so many bytes, and no more than this part of the GPU.
+SCRATCH_BYTES, SCRATCH_SHARE = 64 << 20, 1024
 
 
 @dataclass(frozen=True)
@@ -79,7 +84,8 @@ class Mapped:
 
 
 class Assembler:
-    """Whole tensors of the trainer, one at a time, put together from mapped pieces."""
+    """Whole tensors of the trainer, put together from mapped pieces: some at a time, as many as scratch memory is
+    meant for, and at least one. Making a copy plan and waiting for it costs more than copying a small tensor does."""
 
     def __init__(self, pieces: Pieces, bases: npt.NDArray[np.uint64], ordinal: int, device: torch.device) -> None:
         self.pieces = pieces
@@ -88,25 +94,40 @@ class Assembler:
         self._device = device
 
     def tensors(self, report: Report) -> Iterator[tuple[str, Tensor]]:
-        for index in range(len(self.pieces.tensors)):
-            yield self.pieces.tensors[index].name, self.one(index, report)
+        for some in self.some(report):
+            while some:
+                index, tensor = some.popleft()
+                yield self.pieces.tensors[index].name, tensor
 
-    def one(self, index: int, report: Report) -> Tensor:
-        spec = self.pieces.tensors[index]
-        tensor = torch.empty(spec.shape, dtype=DTYPES[spec.dtype], device=self._device)
-        if spec.elements:
-            runs = whole_tensors(self.pieces, [(index, tensor.data_ptr())])
-            plan = native.CopyPlan(self._ordinal, runs)
+    def some(self, report: Report) -> Iterator[deque[tuple[int, Tensor]]]:
+        """Neighbours in the order of the plan's tensors, with their numbers. Whoever takes them out of the deque leaves
+        no reference here."""
+        most = min(SCRATCH_BYTES, native.device_memory(self._ordinal)[1] // SCRATCH_SHARE)
+        indices: list[int] = []
+        size = 0
+        for index, spec in enumerate(self.pieces.tensors):
+            more = spec.elements * ELEMENT_BYTES[spec.dtype]
+            if indices and size + more > most:
+                yield self._assemble(indices, report)
+                indices, size = [], 0
+            indices.append(index)
+            size += more
+        if indices:
+            yield self._assemble(indices, report)
+
+    def _assemble(self, indices: Sequence[int], report: Report) -> deque[tuple[int, Tensor]]:
+        made: deque[tuple[int, Tensor]] = deque()
+        for index in indices:
+            spec = self.pieces.tensors[index]
+            made.append((index, torch.empty(spec.shape, dtype=DTYPES[spec.dtype], device=self._device)))
+        wanted = [(index, tensor.data_ptr()) for index, tensor in made if tensor.numel()]
+        if wanted:
+            plan = native.CopyPlan(self._ordinal, whole_tensors(self.pieces, wanted))
             try:
                 report.add(plan.execute(self._bases))
             finally:
                 plan.close()
-        return tensor
-
-
-def checksum_item(address: int, elements: int, element_bytes: int, group: int) -> tuple[int, int, int, int, int]:
-    """A whole tensor as a baton_checksum_item."""
-    return (address, 0, elements, element_bytes, group)
+        return made
 
 
 def differing_parameters(model: Loads, tensors: Iterator[tuple[str, Tensor]]) -> list[str]:
