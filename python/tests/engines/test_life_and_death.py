@@ -61,6 +61,15 @@ def gone(pids: list[int], seconds: float) -> bool:
     return True
 
 
+def freed(run: Run, gpus: slice, seconds: float) -> bool:
+    """Whether nothing is used there: the last threads of a process that looks gone may still hold its memory."""
+    ends = time.monotonic() + seconds
+    while any(run.used_bytes()[gpus]):
+        if time.monotonic() > ends:
+            return False
+    return True
+
+
 def start_long_generation(engine: Engine) -> None:
     engine.ask([[1, 2, 3]] * 64, [16] * 64, None, max_tokens=50)
     engine.client.expect(m.Progress)
@@ -86,7 +95,7 @@ def test_a_worker_killed_while_generating(tmp_path: Path, model: Any, victim: in
         assert f"Worker {victim} " in error.value.failure.message
         assert engine.process.wait(3) == 1
         assert gone(pids, 1.0)
-        assert max(run.used_bytes()[1:]) == 0
+        assert freed(run, slice(1, None), 1.0)
 
 
 def test_a_worker_killed_between_requests_is_noticed_at_the_next(tmp_path: Path, model: Any) -> None:
@@ -104,7 +113,7 @@ def test_a_killed_engine_takes_its_workers_along(tmp_path: Path, model: Any) -> 
         start_long_generation(engine)
         kill(engine.process.pid)
         assert gone(engine.worker_pids(), 1.0)
-        assert run.used_bytes()[1] == 0
+        assert freed(run, slice(1, 2), 1.0)
 
 
 def test_an_engine_does_not_outlive_its_controller(tmp_path: Path, model: Any) -> None:
@@ -115,7 +124,7 @@ def test_an_engine_does_not_outlive_its_controller(tmp_path: Path, model: Any) -
         start_long_generation(engine)
         controller.kill()
         assert gone([engine.process.pid, *engine.worker_pids()], 1.0)
-        assert run.used_bytes()[1] == 0
+        assert freed(run, slice(1, 2), 1.0)
 
 
 @pytest.mark.parametrize("generating", [True, False])
