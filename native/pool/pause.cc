@@ -24,13 +24,12 @@ Result<PauseReport> Pool::pause(const PauseRequest& request) {
   BATON_TRY(gpu_.driver().cuCtxSynchronize());
   if (verification_due()) BATON_TRY(check_clean_copies(releases));
   std::vector<std::optional<Event>> arrivals;
-  Status status = start_saving(releases, arrivals, report);
-  if (status) status = release_saved(releases, arrivals, begin_ns, report);
-  if (!status) {
+  if (Status started = start_saving(releases, arrivals, report); !started) {
     // Copies that are under way write to places in the arena that are free again after this.
     static_cast<void>(stream_.synchronize());
-    return status.error();
+    return started.error();
   }
+  BATON_TRY(release_saved(releases, arrivals, begin_ns, report));
 
   report.released_bytes = releases.size() * segment_bytes();
   report.dead_bytes = report.released_bytes - report.saved_bytes - report.clean_bytes;
@@ -180,27 +179,29 @@ Status Pool::start_copy(const SavedRange& saved) {
 }
 
 // Gives each segment's memory back as soon as its bytes are in the arena, while those of the next ones are on their
-// way: the driver takes a millisecond or two a segment when several GPUs do this at once.
+// way.
 Status Pool::release_saved(std::vector<Release>& releases, const std::vector<std::optional<Event>>& arrivals,
                            uint64_t begin_ns, PauseReport& report) {
-  for (size_t i = 0; i < releases.size(); ++i) {
-    Status status;
-    if (arrivals[i]) {
-      status = arrivals[i]->synchronize();
-      report.copy_ns = now_ns() - begin_ns;
+  size_t unmapped = 0;
+  size_t released = 0;
+  const auto give_back = [&]() -> Status {
+    for (size_t i = 0; i < releases.size(); ++i) {
+      if (arrivals[i]) {
+        BATON_TRY(arrivals[i]->synchronize());
+        report.copy_ns = now_ns() - begin_ns;
+      }
+      BATON_TRY(memory_.unmap(address_of(releases[i].index)));
+      ++unmapped;
+      BATON_TRY(memory_.release(segments_[releases[i].index].handle));
+      ++released;
     }
-    bool unmapped = false;
-    if (status) {
-      status = memory_.unmap(address_of(releases[i].index));
-      unmapped = status.ok();
-    }
-    if (status) status = memory_.release(segments_[releases[i].index].handle);
-    if (!status) {
-      static_cast<void>(stream_.synchronize());
-      return undo_release(releases, unmapped ? i + 1 : i, i, true, status.error());
-    }
-  }
-  return {};
+    return {};
+  };
+  const Status status = give_back();
+  if (status) return {};
+  // Copies that are under way write to places in the arena that may be free again after this.
+  static_cast<void>(stream_.synchronize());
+  return undo_release(releases, unmapped, released, true, status.error());
 }
 
 Result<PauseReport> Pool::discard() {
