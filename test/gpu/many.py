@@ -1,6 +1,6 @@
 """Everything of Baton that needs several GPUs, one part after the other; see many.sh.
 
-    many.py OUT [PART ...] [--simulated N] [--work FOLDER] [--seconds LIMIT] [--list]
+    many.py OUT [PART ...] [--simulated N] [--work FOLDER] [--seconds LIMIT] [--graphs HOW] [--list]
 
 Each part has a deadline and leaves what it finds as it goes, so that parts may be run by several commands with the same
 folder of work: OUT/many.json, many.md and many.svg hold what all of them have found so far. Exit code 1 when a check
@@ -121,6 +121,7 @@ def main() -> int:
     parser.add_argument("--simulated", type=int, metavar="N", help="on so many stand-in GPUs, with tiny models")
     parser.add_argument("--work", type=Path, help="where logs and intermediate results lie (default: OUT/work)")
     parser.add_argument("--seconds", type=float, default=86_400.0, help="then all is ended and reported")
+    parser.add_argument("--graphs", default="vllm", help="CUDA graphs of vLLM in the bench; see `baton bench --help`")
     parser.add_argument("--list", action="store_true")
     options = parser.parse_args()
     ends = time.monotonic() + options.seconds - REPORT_SECONDS
@@ -129,7 +130,7 @@ def main() -> int:
     out, work = options.out.resolve(), (options.work or options.out / "work").resolve()
     for folder in (out, work):
         folder.mkdir(parents=True, exist_ok=True)
-    parts = parts_for(gpus, simulated, work)
+    parts = parts_for(gpus, simulated, work, options.graphs)
     unknown = set(options.parts) - {part.name for part in parts}
     if unknown or options.list:
         print(f"parts: {' '.join(part.name for part in parts)}")

@@ -1,7 +1,7 @@
 #!/bin/bash
 # Everything of Baton that needs several GPUs, for the 2, 4 or 8 that are there: one command, or several that name parts.
 #
-#     test/gpu/many.sh OUT [PART ...] [--work FOLDER] [--seconds LIMIT] [--list]
+#     test/gpu/many.sh OUT [PART ...] [--work FOLDER] [--seconds LIMIT] [--graphs HOW] [--list]
 #     test/gpu/many.sh OUT [PART ...] --simulated N      the same parts on N stand-in GPUs, with tiny models
 #
 # OUT gets many.md (tables), many.json, many.svg and logs.tar.gz. Parts whose times are taken run alone, the others side by

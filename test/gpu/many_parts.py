@@ -26,8 +26,8 @@ class Part:
     lacking: str = ""
 
 
-def parts_for(gpus: int, simulated: bool, work: Path) -> list[Part]:
-    """In the order in which they run: what is measured first, then what goes on side by side."""
+def parts_for(gpus: int, simulated: bool, work: Path, graphs: str) -> list[Part]:
+    """In the order in which they run: what is measured first, then what goes on side by side. `graphs`: of the bench."""
     checkpoint = os.environ.get("BATON_CHECK_MODEL", "")
     engines = 1 if gpus == 2 else 2
     shape, largest, adapted = ("tiny", "tiny", "tiny") if simulated else ("1.5b" if gpus == 2 else "7b", "7b", "14b")
@@ -37,7 +37,7 @@ def parts_for(gpus: int, simulated: bool, work: Path) -> list[Part]:
 
     def bench(name: str, seconds: float, *words: str) -> Part:
         command = ["node", str(ROOT / "dist/cli/main.js"), "bench", "--out", str(work / "bench"), *node]
-        return Part(name, [*command, "--cycles", str(cycles), *words], seconds, alone=True)
+        return Part(name, [*command, "--cycles", str(cycles), "--graphs", graphs, *words], seconds, alone=True)
 
     def check(name: str, script: str, seconds: float, *words: str, alone: bool = False, lacking: str = "") -> Part:
         command = [sys.executable, str(HERE / script), str(work / name), *node, *flag, *words]

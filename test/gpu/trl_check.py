@@ -18,7 +18,7 @@ from statistics import median
 from typing import Any
 
 from run_support import HERE, Run, write_recipe
-from support import Checks
+from support import GIB, Checks
 
 RUN_SECONDS = 280
 
@@ -69,7 +69,15 @@ def judge(checks: Checks, name: str, folder: Path, steps: int) -> None:
     checks.figure(f"{name}: held-out before", held_out[0])
     checks.figure(f"{name}: held-out after", held_out[-1])
     # The first steps compile and capture.
-    checks.figure(f"{name}: median seconds a step", median(report["seconds"][4:]))
+    later = report["steps"][4:]
+    for generates in (True, False):
+        some = [step for step in later if ("generation" in step) == generates]
+        what = "with generation" if generates else "on the same completions"
+        for part in ("whole", "scoring", "generation"):
+            if some and part in some[0]:
+                checks.figure(f"{name}: step {what}, {part}, median ms", 1e3 * median(step[part] for step in some))
+    for what, peak in report["peaks"].items():
+        checks.figure(f"{name}: largest in use while {what}, GiB", peak / GIB)
     for figure in ("sampling/sampling_logp_difference/mean", "sampling/importance_sampling_ratio/mean"):
         values = [line[figure] for line in trained]
         checks.that(f"{name}: {figure} is a number", all(map(math.isfinite, values)))

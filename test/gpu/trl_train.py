@@ -2,6 +2,8 @@
 
     torchrun --nproc_per_node 1 trl_train.py --model FOLDER --out FOLDER --trainer trl
     baton run recipe.yaml -- torchrun --nproc_per_node 1 trl_train.py --model FOLDER --out FOLDER --trainer baton
+
+The second runs on a stand-in GPU too, slowly.
 """
 
 from __future__ import annotations
@@ -9,13 +11,14 @@ from __future__ import annotations
 import argparse
 import json
 import random
-import time
 from pathlib import Path
 from typing import Any
 
+import torch
 from datasets import Dataset
 from smollm2 import chat, judge
 from transformers import TrainerCallback
+from trl_meter import Meter
 from trl import GRPOConfig, GRPOTrainer
 
 from baton.examples.arithmetic import Problem, held_out_problems, training_problems
@@ -33,19 +36,19 @@ def right(completions: list[str], answer: list[str], **more: Any) -> list[float]
 
 
 class Clock(TrainerCallback):
-    """Seconds of each optimizer step, generation included."""
+    """Tells the meter when training and its steps begin and end."""
 
-    def __init__(self) -> None:
-        self.seconds: list[float] = []
-        self._last = 0.0
+    def __init__(self, meter: Meter) -> None:
+        self._meter = meter
 
     def on_train_begin(self, *_: Any, **__: Any) -> None:
-        self._last = time.monotonic()
+        self._meter.begin()
 
     def on_step_end(self, *_: Any, **__: Any) -> None:
-        now = time.monotonic()
-        self.seconds.append(now - self._last)
-        self._last = now
+        self._meter.step_ended()
+
+    def on_train_end(self, *_: Any, **__: Any) -> None:
+        self._meter.end()
 
 
 def deepspeed_config(stage: int) -> dict[str, Any]:
@@ -70,6 +73,7 @@ def main() -> None:
         output_dir=str(options.out / "output"),
         deepspeed=deepspeed_config(options.zero),
         bf16=True,
+        use_cpu=not torch.cuda.is_available(),
         use_vllm=True,
         vllm_mode="colocate",
         vllm_enable_sleep_mode=True,
@@ -94,13 +98,14 @@ def main() -> None:
     )
     problems = list(training_problems())
     random.Random(0).shuffle(problems)
+    meter = Meter()
     given: dict[str, Any] = {
         "model": options.model,
         "reward_funcs": right,
         "args": config,
         "train_dataset": rows(problems),
         "eval_dataset": rows(list(held_out_problems())[:512]),
-        "callbacks": [clock := Clock()],
+        "callbacks": [Clock(meter)],
     }
     if options.trainer == "baton":
         from baton.trl import BatonGRPOTrainer
@@ -108,9 +113,10 @@ def main() -> None:
         trainer: GRPOTrainer = BatonGRPOTrainer(**given)
     else:
         trainer = GRPOTrainer(**given)
+    meter.wrap(trainer)
     trainer.train()
     if trainer.accelerator.is_main_process:
-        report = {"log": trainer.state.log_history, "seconds": clock.seconds}
+        report = {"log": trainer.state.log_history, "steps": meter.steps, "peaks": meter.peaks}
         (options.out / "report.json").write_text(json.dumps(report))
 
 

@@ -131,10 +131,10 @@ describe("rows", () => {
 
   it("take the faster of the peer's two ways to send weights", () => {
     const pair = [
-      result("engine", "ours", { samples: { "zero2 sync with checksums seconds": [0.02, 0.01] } }),
+      result("engine", "ours", { samples: { "zero2 exported sync with checksums seconds": [0.02, 0.01] } }),
       result("engine", "stock", { samples: { "ipc unpacked seconds": [1, 0.2], "ipc packed seconds": [1, 0.1] } }),
     ];
-    const row = rowOf(pair, "whole, with checksums");
+    const row = rowOf(pair, "as a run waits for it, with checksums");
     expect(row.peer?.p50).toBe(100);
     expect([row.met, row.missedBy]).toEqual([false, "10, not 12"]);
   });
@@ -245,7 +245,7 @@ describe("figures of a run", () => {
 describe("several GPUs", () => {
   const samples = {
     "limit copy seconds": [0.003, 0.002, 0.002],
-    "zero3 sync seconds": [0.02, 0.012, 0.012],
+    "zero3 exported sync seconds": [0.02, 0.012, 0.012],
     "zero3 copy seconds": [0.012, 0.01, 0.01],
   };
   const values = {
@@ -282,7 +282,7 @@ describe("several GPUs", () => {
   });
 
   it("have goals of their own", () => {
-    const sync = rowOf([ours], "whole, without checksums");
+    const sync = rowOf([ours], "as a run waits for it, without checksums");
     expect([sync.goal, sync.met]).toEqual(["at most 15 ms", true]);
     const equal = rowOf([ours], "parameters that differ from load_weights");
     expect([equal.ours?.p50, equal.met]).toEqual([0, true]);

@@ -64,8 +64,10 @@ def sync(job: Job, results: Results, sources: Sources, name: str) -> None:
     for _ in range(job.cycles):
         proven = sources.sync(checksums=True)
         results.sample(f"{name} sync with checksums seconds", proven.seconds)
+        results.sample(f"{name} exported sync with checksums seconds", proven.seconds - proven.export_seconds)
         plain = sources.sync(checksums=False)
         results.sample(f"{name} sync seconds", plain.seconds)
+        results.sample(f"{name} exported sync seconds", plain.seconds - plain.export_seconds)
         for what in ("map", "copy", "unmap"):
             results.sample(f"{name} {what} seconds", plain.most(f"{what}_seconds"))
         results.show()

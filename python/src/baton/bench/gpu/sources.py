@@ -23,6 +23,8 @@ class SyncTimes:
     """One sync as the caller sees it, and as each worker says; seconds and bytes."""
 
     seconds: float
+    #: Of these, until the ranks have exported and summed: a run does that while its engines wake.
+    export_seconds: float
     answers: list[m.Synced]
     descriptors: int
 
@@ -88,6 +90,7 @@ class Sources:
                 if answer.last:
                     sums[rank] = answer.checksums
                     break
+        export_seconds = time.perf_counter() - began
         seq = desk.next_seq()
         for worker, plan in zip(desk.workers, self.plans, strict=True):
             self._give(worker, plan, exported, seq, checksums, compare)
@@ -99,7 +102,7 @@ class Sources:
         seconds = time.perf_counter() - began
         if checksums:
             self._check(sums, answers)
-        return SyncTimes(seconds, answers, len(exported))
+        return SyncTimes(seconds, export_seconds, answers, len(exported))
 
     def _give(
         self,

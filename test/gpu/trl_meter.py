@@ -1,0 +1,69 @@
+"""What one optimizer step of a TRL trainer costs, part by part: seconds, and the most that the GPU holds meanwhile."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from support import DEVICE, device_bytes_used
+
+#: Between two looks at the GPU's memory.
+LOOK_SECONDS = 0.005
+#: Methods of TRL's GRPOTrainer. Generation is inside of scoring, and scoring inside of what precedes a step.
+PARTS = {"_generate": "generation", "_generate_and_score_completions": "scoring"}
+
+
+class Meter:
+    """Wraps the trainer's methods. `steps` has for each optimizer step: seconds as a whole and of the parts; `peaks` the
+    most bytes in use on the GPU, while generating and otherwise, since the second step. Where there is no GPU, none."""
+
+    def __init__(self) -> None:
+        self.steps: list[dict[str, float]] = []
+        self.peaks: dict[str, int] = {}
+        self._now: dict[str, float] = {}
+        self._began = 0.0
+        self._generating = False
+        self._ended = threading.Event()
+        self._watcher = threading.Thread(target=self._watch, daemon=True)
+
+    def wrap(self, trainer: Any) -> None:
+        for method, part in PARTS.items():
+            setattr(trainer, method, self._timed(getattr(trainer, method), part))
+
+    def begin(self) -> None:
+        self._began = time.monotonic()
+        if torch.cuda.is_available():
+            self._watcher.start()
+
+    def step_ended(self) -> None:
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        now = time.monotonic()
+        self.steps.append({"whole": now - self._began, **self._now})
+        self._began, self._now = now, {}
+
+    def end(self) -> None:
+        self._ended.set()
+
+    def _timed(self, method: Callable[..., Any], part: str) -> Callable[..., Any]:
+        def timed(*arguments: Any, **named: Any) -> Any:
+            began = time.monotonic()
+            self._generating = self._generating or part == "generation"
+            try:
+                return method(*arguments, **named)
+            finally:
+                if part == "generation":
+                    self._generating = False
+                self._now[part] = self._now.get(part, 0.0) + time.monotonic() - began
+
+        return timed
+
+    def _watch(self) -> None:
+        while not self._ended.wait(LOOK_SECONDS):
+            if len(self.steps) < 2:
+                continue
+            what = "generating" if self._generating else "training"
+            self.peaks[what] = max(self.peaks.get(what, 0), device_bytes_used(DEVICE))
