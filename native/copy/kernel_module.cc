@@ -42,6 +42,7 @@ Result<const KernelModule*> KernelModule::of(const Gpu& gpu) {
   cuda::Module module = nullptr;
   BATON_TRY(driver.cuModuleLoadData(&module, baton_kernels_ptx));
   BATON_TRY(driver.cuModuleGetFunction(&kernels->copy_runs_, module, kCopyRunsKernel));
+  BATON_TRY(driver.cuModuleGetFunction(&kernels->copy_range_, module, kCopyRangeKernel));
   BATON_TRY(driver.cuModuleGetFunction(&kernels->checksum_items_, module, kChecksumItemsKernel));
   const KernelModule* loaded = kernels.release();
   modules.emplace(&gpu, loaded);

@@ -1,6 +1,7 @@
 // The kernels of kernels.cu, loaded into a GPU's context from the PTX inside this library.
 #pragma once
 #include "native/copy/gpu.h"
+#include "native/copy/kernels.h"
 
 namespace baton::copy {
 
@@ -14,6 +15,10 @@ class KernelModule {
   Status copy_runs(const Parameters& parameters, const Stream& stream) const {
     return launch(copy_runs_, parameters.count, const_cast<Parameters*>(&parameters), stream);
   }
+  // From host memory that is registered, or within the GPU.
+  Status copy_range(CopyRangeParameters parameters, const Stream& stream) const {
+    return launch(copy_range_, (parameters.bytes + kCopyPieceBytes - 1) / kCopyPieceBytes, &parameters, stream);
+  }
   template <typename Parameters>
   Status checksum_items(const Parameters& parameters, const Stream& stream) const {
     return launch(checksum_items_, parameters.count, const_cast<Parameters*>(&parameters), stream);
@@ -25,6 +30,7 @@ class KernelModule {
 
   const Gpu& gpu_;
   cuda::Function copy_runs_ = nullptr;
+  cuda::Function copy_range_ = nullptr;
   cuda::Function checksum_items_ = nullptr;
   uint32_t most_blocks_ = 0;
 };

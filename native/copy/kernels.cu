@@ -43,6 +43,24 @@ __device__ __forceinline__ void copy_aligned(const uint8_t *source, uint8_t *des
   if (tail + lane < bytes) destination[tail + lane] = source[tail + lane];
 }
 
+// With the widest words that are aligned in both: where they disagree in their lowest address bits, there are none.
+__device__ __forceinline__ void copy_piece(uint64_t from, uint64_t to, uint32_t bytes, uint32_t lane) {
+  const uint8_t *source = reinterpret_cast<const uint8_t *>(from);
+  uint8_t *destination = reinterpret_cast<uint8_t *>(to);
+  const uint64_t disagreement = from ^ to;
+  if (disagreement % 16 == 0) {
+    copy_aligned<uint4>(source, destination, bytes, lane);
+  } else if (disagreement % 8 == 0) {
+    copy_aligned<uint2>(source, destination, bytes, lane);
+  } else if (disagreement % 4 == 0) {
+    copy_aligned<uint32_t>(source, destination, bytes, lane);
+  } else if (disagreement % 2 == 0) {
+    copy_aligned<uint16_t>(source, destination, bytes, lane);
+  } else {
+    copy_aligned<uint8_t>(source, destination, bytes, lane);
+  }
+}
+
 template <typename Element>
 __device__ __forceinline__ uint64_t element_at(const uint8_t *address) {
   if (reinterpret_cast<uint64_t>(address) % sizeof(Element) == 0) return *reinterpret_cast<const Element *>(address);
@@ -109,22 +127,18 @@ extern "C" __global__ void __launch_bounds__(512) baton_copy_runs(baton::copy::C
   const uint32_t lane = threadIdx.x % baton::copy::kWarpThreads;
   for (uint64_t i = warp_index(); i < parameters.count; i += warps()) {
     const baton::copy::CopyPiece piece = parameters.pieces[i];
-    const uint64_t from = parameters.bases[piece.slot] + piece.src_offset;
-    const uint8_t *source = reinterpret_cast<const uint8_t *>(from);
-    uint8_t *destination = reinterpret_cast<uint8_t *>(piece.dst);
-    // Where they disagree in their lowest address bits, no wider word is aligned in both.
-    const uint64_t disagreement = from ^ piece.dst;
-    if (disagreement % 16 == 0) {
-      copy_aligned<uint4>(source, destination, piece.bytes, lane);
-    } else if (disagreement % 8 == 0) {
-      copy_aligned<uint2>(source, destination, piece.bytes, lane);
-    } else if (disagreement % 4 == 0) {
-      copy_aligned<uint32_t>(source, destination, piece.bytes, lane);
-    } else if (disagreement % 2 == 0) {
-      copy_aligned<uint16_t>(source, destination, piece.bytes, lane);
-    } else {
-      copy_aligned<uint8_t>(source, destination, piece.bytes, lane);
-    }
+    copy_piece(parameters.bases[piece.slot] + piece.src_offset, piece.dst, piece.bytes, lane);
+  }
+}
+
+extern "C" __global__ void __launch_bounds__(512) baton_copy_range(baton::copy::CopyRangeParameters parameters) {
+  constexpr uint64_t kPiece = baton::copy::kCopyPieceBytes;
+  const uint32_t lane = threadIdx.x % baton::copy::kWarpThreads;
+  const uint64_t step = warps() * kPiece;
+  for (uint64_t begin = warp_index() * kPiece; begin < parameters.bytes; begin += step) {
+    const uint64_t left = parameters.bytes - begin;
+    copy_piece(parameters.source + begin, parameters.destination + begin,
+               static_cast<uint32_t>(left < kPiece ? left : kPiece), lane);
   }
 }
 

@@ -12,6 +12,7 @@ namespace baton::copy {
 #if !defined(__CUDACC_RTC__)
 // Names of the kernels in the PTX module (extern "C").
 inline constexpr char kCopyRunsKernel[] = "baton_copy_runs";
+inline constexpr char kCopyRangeKernel[] = "baton_copy_range";
 inline constexpr char kChecksumItemsKernel[] = "baton_checksum_items";
 #endif
 
@@ -38,6 +39,13 @@ struct CopyRunsParameters {
   uint64_t count;         // of pieces
 };
 
+// `bytes` from one address to another, any alignment. The source may be host memory that the GPU can read.
+struct CopyRangeParameters {
+  uint64_t source;
+  uint64_t destination;
+  uint64_t bytes;
+};
+
 // Adds h(first_element + k, value_k) over `elements` elements at `address` to sums[group].
 struct ChecksumPiece {
   uint64_t address;  // any alignment
@@ -59,6 +67,7 @@ struct ChecksumItemsParameters {
 #if !defined(__CUDACC_RTC__)
 static_assert(sizeof(CopyPiece) == 24);
 static_assert(sizeof(CopyRunsParameters) == 24);
+static_assert(sizeof(CopyRangeParameters) == 24);
 static_assert(sizeof(ChecksumPiece) == 32);
 static_assert(sizeof(ChecksumItemsParameters) == 32);
 #endif

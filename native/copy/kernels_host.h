@@ -2,7 +2,6 @@
 // compare the GPU's with. Header-only, so that the stand-in driver needs nothing else of libbaton.
 #pragma once
 #include <cstring>
-#include <string_view>
 
 #include "kernels.h"
 
@@ -14,6 +13,11 @@ inline void copy_runs_on_host(const CopyRunsParameters& parameters) {
     const uint64_t source = parameters.bases[piece.slot] + piece.src_offset;
     std::memcpy(reinterpret_cast<void*>(piece.dst), reinterpret_cast<const void*>(source), piece.bytes);
   }
+}
+
+inline void copy_range_on_host(const CopyRangeParameters& parameters) {
+  std::memcpy(reinterpret_cast<void*>(parameters.destination), reinterpret_cast<const void*>(parameters.source),
+              parameters.bytes);
 }
 
 template <typename Element>
@@ -49,19 +53,6 @@ inline void checksum_items_on_host(const ChecksumItemsParameters& parameters) {
     }
     parameters.sums[piece.group] += sum;
   }
-}
-
-// Runs the kernel `name` as cuLaunchKernel would with these kernelParams; false when there is none of that name.
-inline bool launch_on_host(std::string_view name, void* const* kernel_params) {
-  if (name == kCopyRunsKernel) {
-    copy_runs_on_host(*static_cast<const CopyRunsParameters*>(kernel_params[0]));
-    return true;
-  }
-  if (name == kChecksumItemsKernel) {
-    checksum_items_on_host(*static_cast<const ChecksumItemsParameters*>(kernel_params[0]));
-    return true;
-  }
-  return false;
 }
 
 }  // namespace baton::copy

@@ -8,13 +8,12 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
-#include <thread>
+
+#include "native/pool/host_pages.h"
 
 namespace baton::pool {
 namespace {
 
-constexpr uint64_t kBytesPerThread = 32 << 20;
-constexpr unsigned kMostThreads = 16;
 // What is brought in and registered at a time: a pause that needs room waits for no more than its share.
 constexpr uint64_t kPieceBytes = 512 << 20;
 
@@ -35,61 +34,12 @@ Error unusable(const std::string& message, const std::string& expected, const st
                .driver_result = std::nullopt};
 }
 
-// Brings pages in without changing what they hold; the errno of a page that cannot be had, or 0. By the kernel in one
-// call, which says so when there is no memory; where the kernel is too old for that, -1.
-int populate(std::byte* begin, uint64_t bytes) {
-#if defined(MADV_POPULATE_WRITE)
-  if (madvise(begin, bytes, MADV_POPULATE_WRITE) == 0) return 0;
-  return errno == EINVAL ? -1 : errno;
-#else
-  return -1;
-#endif
-}
-
-// Registering would bring the pages in one by one, and so would reserving them in the file; several threads that touch
-// them are several times faster.
-template <typename Work>
-int in_parallel(std::byte* begin, uint64_t bytes, const Work& work) {
-  const uint64_t wanted = (bytes + kBytesPerThread - 1) / kBytesPerThread;
-  const uint64_t threads =
-      std::clamp<uint64_t>(wanted, 1, std::clamp(std::thread::hardware_concurrency(), 1U, kMostThreads));
-  const uint64_t share = round_up((bytes + threads - 1) / threads, page_bytes());
-  std::vector<int> results(threads, 0);
-  std::vector<std::thread> helpers;
-  for (uint64_t i = 1; i < threads && i * share < bytes; ++i) {
-    helpers.emplace_back([&, i] { results[i] = work(begin + i * share, std::min(share, bytes - i * share)); });
-  }
-  results[0] = work(begin, std::min(share, bytes));
-  for (std::thread& helper : helpers)
-    helper.join();
-  const auto failed = std::find_if(results.begin(), results.end(), [](int result) { return result != 0; });
-  return failed == results.end() ? 0 : *failed;
-}
-
-int touch(std::byte* begin, uint64_t bytes) {
-  for (uint64_t offset = 0; offset < bytes; offset += page_bytes())
-    __atomic_fetch_or(reinterpret_cast<unsigned char*>(begin + offset), 0, __ATOMIC_RELAXED);
-  return 0;
-}
-
-// 0, or an errno.
-int bring_in(int fd, uint64_t offset, std::byte* memory, uint64_t bytes) {
-  const int populated = in_parallel(memory, bytes, populate);
-  if (populated >= 0) return populated;
-  // Without memory behind it, touching would be SIGBUS. EOPNOTSUPP: not a file that can tell.
-  if (fallocate(fd, 0, static_cast<off_t>(offset), static_cast<off_t>(bytes)) != 0 && errno != EOPNOTSUPP) return errno;
-  return in_parallel(memory, bytes, touch);
-}
-
 }  // namespace
 
 Arena::~Arena() {
   const CurrentContext current(gpu_);
-  uint64_t begin = 0;
-  for (const uint64_t end : piece_ends_) {
-    static_cast<void>(gpu_.driver().cuMemHostUnregister(memory_ + begin));
-    begin = end;
-  }
+  for (const Piece& piece : pieces_)
+    static_cast<void>(gpu_.driver().cuMemHostUnregister(memory_ + piece.begin));
   munmap(memory_, capacity_bytes_);
   close(fd_);
 }
@@ -102,16 +52,15 @@ Result<std::shared_ptr<Arena>> Arena::open(const Gpu& gpu, int fd, uint64_t offs
   }
   const int own = fcntl(fd, F_DUPFD_CLOEXEC, 0);
   if (own < 0) return unusable("The arena's descriptor cannot be duplicated.", "an open memfd", std::strerror(errno));
-  void* mapped =
-      mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, own, static_cast<off_t>(offset));
-  if (mapped == MAP_FAILED) {
+  std::byte* mapped = map_shared(own, offset, bytes);
+  if (mapped == nullptr) {
     const std::string reason = std::strerror(errno);
     close(own);
     return unusable("The arena cannot be mapped.", std::to_string(bytes) + " bytes of address space", reason);
   }
   // A forked child (a data loader) must not hold the arena, nor copy pages of it.
   madvise(mapped, bytes, MADV_DONTFORK);
-  return std::shared_ptr<Arena>(new Arena(gpu, own, offset, static_cast<std::byte*>(mapped), bytes));
+  return std::shared_ptr<Arena>(new Arena(gpu, own, offset, mapped, bytes));
 }
 
 Status Arena::grow(uint64_t bytes) {
@@ -140,9 +89,12 @@ Status Arena::add_piece(uint64_t begin, uint64_t end) {
   }
   const CurrentContext current(gpu_);
   BATON_TRY(current.status());
-  BATON_TRY(gpu_.driver().cuMemHostRegister(memory, bytes, cuda::kHostRegisterPortable));
+  const cuda::CudaDriver& driver = gpu_.driver();
+  BATON_TRY(driver.cuMemHostRegister(memory, bytes, cuda::kHostRegisterPortable | cuda::kHostRegisterDeviceMap));
+  cuda::DevicePointer device = 0;
+  const Status readable = driver.cuMemHostGetDevicePointer(&device, memory, 0);
   const std::lock_guard lock(mutex_);
-  piece_ends_.push_back(end);
+  pieces_.push_back({begin, end, readable ? std::optional(device) : std::nullopt});
   free_.insert({begin, end / kAlignmentBytes * kAlignmentBytes});
   return {};
 }
@@ -155,12 +107,12 @@ Status Arena::make_room(uint64_t bytes) {
 
 uint64_t Arena::bytes() const {
   const std::lock_guard lock(mutex_);
-  return piece_ends_.empty() ? 0 : piece_ends_.back();
+  return pieces_.empty() ? 0 : pieces_.back().end;
 }
 
 uint64_t Arena::used_bytes() const {
   const std::lock_guard lock(mutex_);
-  return piece_ends_.empty() ? 0 : piece_ends_.back() / kAlignmentBytes * kAlignmentBytes - free_.bytes();
+  return pieces_.empty() ? 0 : pieces_.back().end / kAlignmentBytes * kAlignmentBytes - free_.bytes();
 }
 
 uint64_t Arena::free_bytes() const {
@@ -178,7 +130,7 @@ std::optional<std::vector<Extent>> Arena::take(uint64_t bytes) {
   while (space > 0) {
     const Range lowest = *free_.take_lowest(space);
     for (uint64_t begin = lowest.begin; begin < lowest.end;) {
-      const uint64_t end = std::min(lowest.end, *std::upper_bound(piece_ends_.begin(), piece_ends_.end(), begin));
+      const uint64_t end = std::min(lowest.end, piece_at(begin).end);
       extents.push_back({begin, std::min(left, end - begin)});
       left -= extents.back().bytes;
       begin = end;
@@ -188,11 +140,23 @@ std::optional<std::vector<Extent>> Arena::take(uint64_t bytes) {
   return extents;
 }
 
+const Arena::Piece& Arena::piece_at(uint64_t offset) const {
+  return *std::upper_bound(pieces_.begin(), pieces_.end(), offset,
+                           [](uint64_t wanted, const Piece& piece) { return wanted < piece.end; });
+}
+
+std::optional<uint64_t> Arena::device_address(uint64_t offset) const {
+  const std::lock_guard lock(mutex_);
+  const Piece& piece = piece_at(offset);
+  if (!piece.device) return std::nullopt;
+  return *piece.device + (offset - piece.begin);
+}
+
 std::vector<Extent> Arena::extents_of(uint64_t offset, uint64_t bytes) const {
   const std::lock_guard lock(mutex_);
   std::vector<Extent> extents;
   for (uint64_t begin = offset; begin < offset + bytes;) {
-    const uint64_t end = std::min(offset + bytes, *std::upper_bound(piece_ends_.begin(), piece_ends_.end(), begin));
+    const uint64_t end = std::min(offset + bytes, piece_at(begin).end);
     extents.push_back({begin, end - begin});
     begin = end;
   }

@@ -47,6 +47,8 @@ class Arena {
   // What take() can give, in bytes.
   uint64_t free_bytes() const;
   std::byte* at(uint64_t offset) const { return memory_ + offset; }
+  // Where kernels of the GPU read the same bytes; nullopt where they cannot. They must have been brought in.
+  std::optional<uint64_t> device_address(uint64_t offset) const;
 
   // What `bytes` take of the arena.
   static uint64_t space_of(uint64_t bytes) { return (bytes + kAlignmentBytes - 1) / kAlignmentBytes * kAlignmentBytes; }
@@ -60,7 +62,16 @@ class Arena {
   Arena(const Gpu& gpu, int fd, uint64_t offset, std::byte* memory, uint64_t capacity_bytes)
       : gpu_(gpu), fd_(fd), offset_(offset), memory_(memory), capacity_bytes_(capacity_bytes) {}
 
+  // What was brought in and registered at a time: a copy must not run over its end.
+  struct Piece {
+    uint64_t begin;
+    uint64_t end;
+    std::optional<uint64_t> device;
+  };
+
   Status add_piece(uint64_t begin, uint64_t end);
+  // Needs mutex_.
+  const Piece& piece_at(uint64_t offset) const;
 
   const Gpu& gpu_;
   const int fd_;
@@ -70,8 +81,7 @@ class Arena {
   // One at a time grows it. Taken before mutex_.
   std::mutex grow_mutex_;
   mutable std::mutex mutex_;
-  // Ends of what was registered at a time, ascending: a copy must not run over one.
-  std::vector<uint64_t> piece_ends_;
+  std::vector<Piece> pieces_;  // ascending, without gaps
   FreeRanges free_;
 };
 

@@ -92,8 +92,9 @@ class Pool::BackgroundResume {
     BATON_TRY(memory_.map(alias(slot), returning.handle));
     aliased_[slot] = true;
     copied_bytes_[slot] = 0;
-    Status status = memory_.start_restore(returning.contents, pool_.address_of(index), alias(slot), *streams_[slot],
-                                          copied_bytes_[slot]);
+    // The process computes meanwhile.
+    Status status = memory_.start_restore(returning.contents, pool_.address_of(index), alias(slot),
+                                          Restorer::kCopyEngine, *streams_[slot], copied_bytes_[slot]);
     if (status) return {};
     static_cast<void>(streams_[slot]->synchronize());
     static_cast<void>(memory_.unmap(alias(slot)));

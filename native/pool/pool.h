@@ -182,8 +182,8 @@ class Pool {
 
   // resume.cc
   bool may_stay_away(const Segment& segment, const RangeSet& leave) const;
-  Status return_now(const std::vector<uint64_t>& now, const std::vector<uint64_t>& later, bool verify,
-                    ResumeReport& report);
+  Status return_now(const std::vector<uint64_t>& now, const std::vector<uint64_t>& later, Restorer restorer,
+                    bool verify, ResumeReport& report);
   void finish_return(uint64_t index);
   void drop_handles(const std::vector<uint64_t>& indices);
 

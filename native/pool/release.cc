@@ -50,7 +50,7 @@ Status Pool::map_back(const Release& release, bool fresh) {
   Status status = memory_.map(address, handle);
   if (status) {
     uint64_t copied_bytes = 0;
-    status = memory_.start_restore(release.contents, address, address, stream_, copied_bytes);
+    status = memory_.start_restore(release.contents, address, address, Restorer::kCopyEngine, stream_, copied_bytes);
     const Status copied = stream_.synchronize();
     if (status && !copied) status = copied;
     if (!status) static_cast<void>(memory_.unmap(address));

@@ -33,7 +33,9 @@ Result<ResumeReport> Pool::resume(const RangeSet& first, bool wait, const RangeS
 
   ResumeReport report;
   const bool verify = verification_due();
-  BATON_TRY(return_now(now, later, verify, report));
+  // Whoever does not wait for the rest begins to compute as soon as `now` is back: until then the GPU has nothing to
+  // do, and an engine has just given its memory back.
+  BATON_TRY(return_now(now, later, wait ? Restorer::kCopyEngine : Restorer::kKernel, verify, report));
   for (const uint64_t index : now)
     finish_return(index);
   ++resumes_;
@@ -63,8 +65,8 @@ bool Pool::may_stay_away(const Segment& segment, const RangeSet& leave) const {
 // Takes memory for all, maps and fills `now`. Taking memory costs some tenths of a millisecond a segment: it goes on
 // while bytes are arriving. That there is none for `later` is learned here, not in the background. When it fails, all
 // are as before.
-Status Pool::return_now(const std::vector<uint64_t>& now, const std::vector<uint64_t>& later, bool verify,
-                        ResumeReport& report) {
+Status Pool::return_now(const std::vector<uint64_t>& now, const std::vector<uint64_t>& later, Restorer restorer,
+                        bool verify, ResumeReport& report) {
   const uint64_t begin_ns = now_ns();
   std::vector<uint64_t> taken;
   std::vector<uint64_t> mapped;
@@ -80,7 +82,7 @@ Status Pool::return_now(const std::vector<uint64_t>& now, const std::vector<uint
       const Segment& segment = segments_[index];
       BATON_TRY(memory_.map(address, segment.handle));
       mapped.push_back(index);
-      BATON_TRY(memory_.start_restore(segment.contents, address, address, stream_, report.copied_bytes));
+      BATON_TRY(memory_.start_restore(segment.contents, address, address, restorer, stream_, report.copied_bytes));
     }
     for (const uint64_t index : later)
       BATON_TRY(take(index));

@@ -1,5 +1,7 @@
 #include "native/pool/segment_memory.h"
 
+#include "native/copy/kernel_module.h"
+
 namespace baton::pool {
 
 Result<cuda::AllocationHandle> SegmentMemory::create() const {
@@ -42,13 +44,25 @@ Status SegmentMemory::release(cuda::AllocationHandle handle) const {
   return gpu_.driver().cuMemRelease(handle);
 }
 
+// By a copy engine too where kernels cannot read the host's memory.
+Status SegmentMemory::copy_from(const Arena& arena, const Extent& extent, uint64_t destination, Restorer restorer,
+                                const Stream& stream) const {
+  const std::optional<uint64_t> source =
+      restorer == Restorer::kKernel ? arena.device_address(extent.offset) : std::nullopt;
+  if (!source) {
+    return gpu_.driver().cuMemcpyHtoDAsync(destination, arena.at(extent.offset), extent.bytes, stream.get());
+  }
+  BATON_ASSIGN(const copy::KernelModule* kernels, copy::KernelModule::of(gpu_));
+  return kernels->copy_range({*source, destination, extent.bytes}, stream);
+}
+
 Status SegmentMemory::start_restore(const Contents& contents, uint64_t segment_begin, uint64_t address,
-                                    const Stream& stream, uint64_t& copied_bytes) const {
+                                    Restorer restorer, const Stream& stream, uint64_t& copied_bytes) const {
   const cuda::CudaDriver& driver = gpu_.driver();
   for (const auto& saved : contents.saved) {
     uint64_t destination = address + (saved->where().begin - segment_begin);
     for (const Extent& extent : saved->extents()) {
-      BATON_TRY(driver.cuMemcpyHtoDAsync(destination, saved->arena().at(extent.offset), extent.bytes, stream.get()));
+      BATON_TRY(copy_from(saved->arena(), extent, destination, restorer, stream));
       destination += extent.bytes;
       copied_bytes += extent.bytes;
     }

@@ -10,6 +10,11 @@
 
 namespace baton::pool {
 
+// What moves the bytes from the host: the GPU's copy engines, or its multiprocessors. The engines are faster and leave
+// the others to kernels; but for some 60 ms after another process gave 60 GiB back they are at half their speed (27 of
+// 55 GB/s on an H100), since the driver clears that memory with them. A kernel is not slowed (51 GB/s).
+enum class Restorer : uint8_t { kCopyEngine, kKernel };
+
 // All functions need a current context.
 class SegmentMemory {
  public:
@@ -24,13 +29,15 @@ class SegmentMemory {
   Status release(cuda::AllocationHandle handle) const;
 
   // Starts bringing back what a segment held, to `address`, where it is mapped now. Adds the bytes copied.
-  Status start_restore(const Contents& contents, uint64_t segment_begin, uint64_t address, const Stream& stream,
-                       uint64_t& copied_bytes) const;
+  Status start_restore(const Contents& contents, uint64_t segment_begin, uint64_t address, Restorer restorer,
+                       const Stream& stream, uint64_t& copied_bytes) const;
 
   uint64_t segment_bytes() const { return segment_bytes_; }
 
  private:
   Error out_of_memory() const;
+  Status copy_from(const Arena& arena, const Extent& extent, uint64_t destination, Restorer restorer,
+                   const Stream& stream) const;
 
   const Gpu& gpu_;
   std::string owner_;

@@ -101,5 +101,25 @@ TEST(Kernels, RunsOfEveryAlignmentAreCopiedAndNothingElse) {
   }
 }
 
+TEST(Kernels, RangesOfEveryAlignmentAndLengthAreCopiedAndNothingElse) {
+  const std::vector<uint8_t> source = random_bytes(5 * copy::kCopyPieceBytes, 2);
+  std::mt19937_64 random(5);
+  for (int round = 0; round < 100; ++round) {
+    std::vector<uint8_t> target(source.size(), 0xEE);
+    const uint64_t from = random() % 32;
+    const uint64_t to = round % 2 == 0 ? from : random() % 32;
+    const uint64_t pieces = random() % 4;
+    // Whole pieces too.
+    const uint64_t bytes = pieces * copy::kCopyPieceBytes + (round % 5 == 0 ? 0 : random() % copy::kCopyPieceBytes);
+    for (threadIdx.x = 0; threadIdx.x < kLanes; ++threadIdx.x) {
+      baton_copy_range(
+          {reinterpret_cast<uint64_t>(source.data()) + from, reinterpret_cast<uint64_t>(target.data()) + to, bytes});
+    }
+    std::vector<uint8_t> wanted(target.size(), 0xEE);
+    std::memcpy(wanted.data() + to, source.data() + from, bytes);
+    ASSERT_EQ(target, wanted) << "round " << round << ", " << bytes << " bytes from " << from << " to " << to;
+  }
+}
+
 }  // namespace
 }  // namespace baton::test

@@ -196,6 +196,7 @@ TEST_F(Streams, HostFunctionsRunInOrder) {
 constexpr char kModule[] =
     "// .entry in a comment(\n.version 8.0\n.target sm_90\n.address_size 64\n"
     ".visible .entry baton_copy_runs(\n.param .align 8 .b8 p[24]\n)\n{ ret; }\n"
+    ".visible .entry baton_copy_range(\n.param .align 8 .b8 p[24]\n)\n{ ret; }\n"
     ".visible .entry somebody_elses(\n)\n{ ret; }\n";
 
 TEST_F(Streams, KnownKernelsRunAsFunctionsInTheirStream) {
@@ -229,6 +230,28 @@ TEST_F(Streams, KnownKernelsRunAsFunctionsInTheirStream) {
       << "more threads than a block may have";
   EXPECT_EQ(cuda.cuModuleUnload.raw(module), cuda::kSuccess);
   cuda.cuMemFree.raw(arguments);
+}
+
+TEST_F(Streams, AKernelThatReadsTheHostIsAsFastAsTheLink) {
+  cuda::Module module = nullptr;
+  ASSERT_EQ(cuda.cuModuleLoadData.raw(&module, kModule), cuda::kSuccess);
+  cuda::Function function = nullptr;
+  ASSERT_EQ(cuda.cuModuleGetFunction.raw(&function, module, copy::kCopyRangeKernel), cuda::kSuccess);
+  const auto copied_us = [&](uint64_t source) {
+    copy::CopyRangeParameters parameters{source, other, kBytes};
+    std::array<void*, 1> kernel_parameters{&parameters};
+    return model_us(stream, [&] {
+      ASSERT_EQ(cuda.cuLaunchKernel.raw(function, 8, 1, 1, copy::kBlockThreads, 1, 1, 0, stream,
+                                        kernel_parameters.data(), nullptr),
+                cuda::kSuccess);
+    });
+  };
+  const uint64_t from_host = copied_us(reinterpret_cast<uint64_t>(pinned));
+  EXPECT_EQ(first_byte(other + kBytes - 1), 5);
+  const uint64_t by_engine = model_us(stream, [&] { to_device(other, stream); });
+  EXPECT_NEAR(static_cast<double>(from_host), static_cast<double>(by_engine), 1.0 + 0.01 * by_engine);
+  EXPECT_LT(copied_us(device) * 9, from_host);
+  EXPECT_EQ(cuda.cuModuleUnload.raw(module), cuda::kSuccess);
 }
 
 TEST_F(Streams, OtherKernelsAreNotFound) {

@@ -61,6 +61,30 @@ TEST(BackgroundResume, FirstIsThereAtOnceAndTheRestFollowsInOrder) {
             0);
 }
 
+// Copy engines are slow just after an engine gave its memory back.
+void returns_first(const std::string& faults, const std::string& code) {
+  EXPECT_EQ(in_child(
+                [&] {
+                  auto pool = make_pool();
+                  const uint64_t block = allocate(*pool, 2 * kSegment);
+                  fill(block, 2 * kSegment, 1);
+                  BATON_EXPECT_OK(pool->pause({}));
+                  EXPECT_EQ(code_of(pool->resume(range_of(block, 2 * kSegment), false)), code);
+                  if (code == "OK") EXPECT_TRUE(holds(block, 2 * kSegment, 1));
+                },
+                faults),
+            0);
+}
+
+TEST(BackgroundResume, WhatComesFirstIsBroughtByAKernel) {
+  returns_first("cuMemcpyHtoDAsync:result=719", "OK");
+  returns_first("cuLaunchKernel:result=719", "CUDA_CALL_FAILED");
+}
+
+TEST(BackgroundResume, WhereKernelsCannotReadTheHostACopyEngineBringsIt) {
+  returns_first("cuMemHostGetDevicePointer:result=801,cuLaunchKernel:result=719", "OK");
+}
+
 TEST(BackgroundResume, AReaderThatIsTooEarlyDiesOfSigsegv) {
   EXPECT_EQ(with_slow_copies([] {
               auto pool = make_pool();

@@ -141,6 +141,19 @@ INSTANTIATE_TEST_SUITE_P(Rollback, ResumeFails,
                                            "cuStreamSynchronize", "cuLaunchKernel"),
                          name_of);
 
+// What does not wait for the rest is brought by a kernel.
+class ReturnFails : public ::testing::TestWithParam<const char*> {};
+TEST_P(ReturnFails, AndThePoolStaysPaused) {
+  const auto return_at_once = [](Scene& scene) {
+    return code_of(scene.pool->resume(range_of(scene.block, kBytes), false));
+  };
+  fails_at_every_call(GetParam(), paused, return_at_once, bytes_are_there);
+}
+INSTANTIATE_TEST_SUITE_P(Rollback, ReturnFails,
+                         ::testing::Values("cuMemCreate", "cuMemMap", "cuMemSetAccess", "cuStreamSynchronize",
+                                           "cuLaunchKernel"),
+                         name_of);
+
 class AllocateFails : public ::testing::TestWithParam<const char*> {};
 TEST_P(AllocateFails, AndNothingHasChanged) {
   fails_at_every_call(

@@ -20,6 +20,10 @@ from pool_kernels import check_checksums, check_copies
 from support import DEVICE, GIB, MIB, Checks, arena_fd, device_bytes_used, fill, seconds_of, tensor_at
 
 
+#: What an engine gives back when it sleeps.
+AWAY_BYTES = 48 * GIB
+
+
 def pinned_limits() -> tuple[float, float]:
     """GB/s from device to pinned host memory, and back."""
     size = 2 * GIB
@@ -81,6 +85,7 @@ def check_pause(checks: Checks, segment_bytes: int, size: int, fd: int, limits: 
     checks.figure(f"{label}: resume, besides copies ms", (back_best.total_ns - back_best.copy_ns) / 1e6)
     if segment_bytes == 64 * MIB:
         check_background(checks, pool, state, kept)
+        check_after_release(checks, pool, state, kept)
         check_worth(checks, pool, state, kept)
     del state, kept
     pool.close()
@@ -110,6 +115,23 @@ def check_background(checks: Checks, pool: native.Pool, state: list[torch.Tensor
     checks.figure("background resume: foreground ms", foreground * 1e3)
     checks.figure("background resume: whole GB/s", done.copied_bytes / done.total_ns)
     checks.figure("background resume: matrix products meanwhile", products)
+
+
+def check_after_release(checks: Checks, pool: native.Pool, state: list[torch.Tensor], kept: list[torch.Tensor]) -> None:
+    """As an engine leaves the GPU just before: the driver clears what it gave back with the copy engines."""
+    ranges = [(tensor.data_ptr(), tensor.numel()) for tensor in state]
+    for way in ("waited for in one piece", "at once"):
+        rates, same = [], True
+        for _ in range(3):
+            pool.pause()
+            given = torch.empty(AWAY_BYTES, dtype=torch.uint8, device="cuda")
+            del given
+            torch.cuda.empty_cache()
+            report = pool.resume() if way != "at once" else pool.resume(first=ranges, wait=False)
+            same = same and all(torch.equal(a, b) for a, b in zip(state, kept, strict=True))
+            rates.append(report.copied_bytes / report.total_ns)
+        checks.that(f"right after others left, {way}: all bytes are back", same)
+        checks.figure(f"right after others left, {way}: resume GB/s", sorted(rates)[1])
 
 
 def check_worth(checks: Checks, pool: native.Pool, state: list[torch.Tensor], kept: list[torch.Tensor]) -> None:

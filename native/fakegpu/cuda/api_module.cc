@@ -110,6 +110,6 @@ STANDIN_FUNCTION(cuLaunchKernel, Function function, unsigned grid_x, unsigned gr
   std::memcpy(parameter.data(), parameters[0], parameter.size());
   return state->submit(stream, [kernel, parameter = std::move(parameter), state, device = context->device] {
     kernel->run(parameter.data());
-    return kernel->cost({device, state->memory, state->config.bandwidth}, parameter.data());
+    return kernel->cost({device, state->memory, state->host, state->config.bandwidth}, parameter.data());
   });
 }

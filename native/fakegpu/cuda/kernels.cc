@@ -52,6 +52,20 @@ std::vector<Cost> cost_of_copy(const KernelContext& context, const void* paramet
   return bytes.costs();
 }
 
+void run_copy_range(const void* parameter) {
+  copy::copy_range_on_host(*static_cast<const copy::CopyRangeParameters*>(parameter));
+}
+
+std::vector<Cost> cost_of_copy_range(const KernelContext& context, const void* parameter) {
+  const auto& copy = *static_cast<const copy::CopyRangeParameters*>(parameter);
+  if (context.host.pinned(copy.source, copy.bytes)) {
+    return {{Engine::kToDevice, context.device, copy.bytes, context.bandwidth.pinned}};
+  }
+  BytesByDevice bytes(context);
+  bytes.add(copy.source, copy.bytes);
+  return bytes.costs();
+}
+
 void run_checksum(const void* parameter) {
   copy::checksum_items_on_host(*static_cast<const copy::ChecksumItemsParameters*>(parameter));
 }
@@ -69,6 +83,7 @@ std::vector<Cost> cost_of_checksum(const KernelContext& context, const void* par
 
 constexpr std::array kKernels = {
     Kernel{copy::kCopyRunsKernel, sizeof(copy::CopyRunsParameters), run_copy, cost_of_copy},
+    Kernel{copy::kCopyRangeKernel, sizeof(copy::CopyRangeParameters), run_copy_range, cost_of_copy_range},
     Kernel{copy::kChecksumItemsKernel, sizeof(copy::ChecksumItemsParameters), run_checksum, cost_of_checksum},
 };
 

@@ -8,6 +8,7 @@
 
 #include "native/fakegpu/common/config.h"
 #include "native/fakegpu/cuda/device_memory.h"
+#include "native/fakegpu/cuda/host_memory.h"
 #include "native/fakegpu/cuda/model_clock.h"
 
 namespace baton::standin {
@@ -15,6 +16,7 @@ namespace baton::standin {
 struct KernelContext {
   uint32_t device;
   DeviceMemory& memory;
+  HostMemory& host;
   const Bandwidth& bandwidth;
 };
 

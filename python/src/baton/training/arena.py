@@ -16,6 +16,7 @@ from baton.errors import BatonError
 _MIB = 1 << 20
 #: A pinned piece costs something however small it is; more than is needed is host memory taken for nothing.
 _LARGEST_UNIT_BYTES = 256 * _MIB
+_LARGE_PAGE_BYTES = 2 * _MIB
 _LOOK_SECONDS = 0.02
 
 
@@ -57,7 +58,7 @@ class ArenaGrowth:
 
 
 def _rounded(bytes: int) -> int:
-    unit = min(_LARGEST_UNIT_BYTES, max(2 * _MIB, bytes // 16 // _MIB * _MIB))
+    unit = min(_LARGEST_UNIT_BYTES, max(_LARGE_PAGE_BYTES, bytes // 16 // _LARGE_PAGE_BYTES * _LARGE_PAGE_BYTES))
     return -(-bytes // unit) * unit
 
 
