@@ -56,9 +56,11 @@ cuda::AccessDescriptor Gpu::access(cuda::AccessFlags flags) const {
   return {{cuda::kLocationDevice, ordinal_}, flags};
 }
 
-Result<Stream> Stream::create(const Gpu& gpu) {
+Result<Stream> Stream::create(const Gpu& gpu, Priority priority) {
+  // Lower numbers come first; 0 is what streams have by themselves.
+  const int number = priority == Priority::kUrgent ? -1 : 0;
   cuda::Stream stream = nullptr;
-  BATON_TRY(gpu.driver().cuStreamCreate(&stream, cuda::kStreamNonBlocking));
+  BATON_TRY(gpu.driver().cuStreamCreateWithPriority(&stream, cuda::kStreamNonBlocking, number));
   return Stream(gpu, stream);
 }
 

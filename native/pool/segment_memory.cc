@@ -3,6 +3,12 @@
 #include "native/copy/kernel_module.h"
 
 namespace baton::pool {
+namespace {
+
+// 2 KiB in flight each: together four times what a link of 64 GB/s needs, whose latency is some 2 us.
+constexpr uint64_t kSmallKernelWarps = 256;
+
+}  // namespace
 
 Result<cuda::AllocationHandle> SegmentMemory::create() const {
   const auto& function = gpu_.driver().cuMemCreate;
@@ -48,12 +54,13 @@ Status SegmentMemory::release(cuda::AllocationHandle handle) const {
 Status SegmentMemory::copy_from(const Arena& arena, const Extent& extent, uint64_t destination, Restorer restorer,
                                 const Stream& stream) const {
   const std::optional<uint64_t> source =
-      restorer == Restorer::kKernel ? arena.device_address(extent.offset) : std::nullopt;
+      restorer == Restorer::kCopyEngine ? std::nullopt : arena.device_address(extent.offset);
   if (!source) {
     return gpu_.driver().cuMemcpyHtoDAsync(destination, arena.at(extent.offset), extent.bytes, stream.get());
   }
   BATON_ASSIGN(const copy::KernelModule* kernels, copy::KernelModule::of(gpu_));
-  return kernels->copy_range({*source, destination, extent.bytes}, stream);
+  const uint64_t warps = restorer == Restorer::kSmallKernel ? kSmallKernelWarps : UINT64_MAX;
+  return kernels->copy_range({*source, destination, extent.bytes}, warps, stream);
 }
 
 Status SegmentMemory::start_restore(const Contents& contents, uint64_t segment_begin, uint64_t address,

@@ -86,6 +86,7 @@ def check_pause(checks: Checks, segment_bytes: int, size: int, fd: int, limits: 
     if segment_bytes == 64 * MIB:
         check_background(checks, pool, state, kept)
         check_after_release(checks, pool, state, kept)
+        check_streaming(checks, pool, state, kept)
         check_worth(checks, pool, state, kept)
     del state, kept
     pool.close()
@@ -115,6 +116,38 @@ def check_background(checks: Checks, pool: native.Pool, state: list[torch.Tensor
     checks.figure("background resume: foreground ms", foreground * 1e3)
     checks.figure("background resume: whole GB/s", done.copied_bytes / done.total_ns)
     checks.figure("background resume: matrix products meanwhile", products)
+
+
+def check_streaming(checks: Checks, pool: native.Pool, state: list[torch.Tensor], kept: list[torch.Tensor]) -> None:
+    """All but the first tensor streams in behind kernels, right after others left the GPU: how fast, and what it costs."""
+    left = torch.randn(8192, 8192, device="cuda", dtype=torch.bfloat16)
+
+    def product_ms(until: float) -> float:
+        count, begin = 0, time.perf_counter()
+        while time.perf_counter() < until:
+            left @ left
+            torch.cuda.synchronize()
+            count += 1
+        return 1e3 * (time.perf_counter() - begin) / count
+
+    alone = product_ms(time.perf_counter() + 0.2)
+    rates, beside, same = [], [], True
+    for _ in range(3):
+        pool.pause()
+        given = torch.empty(AWAY_BYTES, dtype=torch.uint8, device="cuda")
+        del given
+        torch.cuda.empty_cache()
+        pool.resume(first=[(state[0].data_ptr(), state[0].numel())], wait=False)
+        begin = time.perf_counter()
+        pending = pool.info().pending_bytes
+        beside.append(product_ms(begin + pending / 60e9))
+        pool.wait(60_000)
+        rates.append(pending / (time.perf_counter() - begin) / 1e9)
+        same = same and all(torch.equal(a, b) for a, b in zip(state, kept, strict=True))
+    checks.that("streaming right after others left: all bytes are back", same)
+    checks.figure("streaming right after others left: GB/s", sorted(rates)[1])
+    checks.figure("a matrix product alone, ms", alone)
+    checks.figure("the same behind which state streams in, ms", sorted(beside)[1])
 
 
 def check_after_release(checks: Checks, pool: native.Pool, state: list[torch.Tensor], kept: list[torch.Tensor]) -> None:
