@@ -56,11 +56,9 @@ cuda::AccessDescriptor Gpu::access(cuda::AccessFlags flags) const {
   return {{cuda::kLocationDevice, ordinal_}, flags};
 }
 
-Result<Stream> Stream::create(const Gpu& gpu, Priority priority) {
-  // Lower numbers come first; 0 is what streams have by themselves.
-  const int number = priority == Priority::kUrgent ? -1 : 0;
+Result<Stream> Stream::create(const Gpu& gpu) {
   cuda::Stream stream = nullptr;
-  BATON_TRY(gpu.driver().cuStreamCreateWithPriority(&stream, cuda::kStreamNonBlocking, number));
+  BATON_TRY(gpu.driver().cuStreamCreate(&stream, cuda::kStreamNonBlocking));
   return Stream(gpu, stream);
 }
 

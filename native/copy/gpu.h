@@ -66,11 +66,8 @@ class CurrentContext {
 // A stream of Baton's own, which waits for no other and is waited for by none.
 class Stream {
  public:
-  // Of two streams with work for the multiprocessors an urgent one is served first.
-  enum class Priority : uint8_t { kUsual, kUrgent };
-
   // Needs a current context.
-  static Result<Stream> create(const Gpu& gpu, Priority priority = Priority::kUsual);
+  static Result<Stream> create(const Gpu& gpu);
   Stream(Stream&& other) noexcept : gpu_(other.gpu_), stream_(other.stream_) { other.stream_ = nullptr; }
   Stream& operator=(Stream&&) = delete;
   ~Stream();

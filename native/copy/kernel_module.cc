@@ -49,10 +49,10 @@ Result<const KernelModule*> KernelModule::of(const Gpu& gpu) {
   return loaded;
 }
 
-Status KernelModule::launch(cuda::Function function, uint64_t warps, void* parameters, const Stream& stream) const {
-  if (warps == 0) return {};
+Status KernelModule::launch(cuda::Function function, uint64_t pieces, void* parameters, const Stream& stream) const {
+  if (pieces == 0) return {};
   constexpr uint64_t kWarpsPerBlock = kBlockThreads / kWarpThreads;
-  const uint64_t wanted = (warps + kWarpsPerBlock - 1) / kWarpsPerBlock;
+  const uint64_t wanted = (pieces + kWarpsPerBlock - 1) / kWarpsPerBlock;
   const auto blocks = static_cast<unsigned>(std::min<uint64_t>(wanted, most_blocks_));
   void* kernel_parameters[] = {parameters};
   return gpu_.driver().cuLaunchKernel(function, blocks, 1, 1, kBlockThreads, 1, 1, 0, stream.get(), kernel_parameters,

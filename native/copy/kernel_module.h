@@ -1,7 +1,5 @@
 // The kernels of kernels.cu, loaded into a GPU's context from the PTX inside this library.
 #pragma once
-#include <algorithm>
-
 #include "native/copy/gpu.h"
 #include "native/copy/kernels.h"
 
@@ -12,15 +10,14 @@ class KernelModule {
   // Loaded by the first call and kept: the driver translates the PTX once per process.
   static Result<const KernelModule*> of(const Gpu& gpu);
 
-  // One warp per piece, or as many as the GPU can keep busy. `parameters` is one of kernels.h's structures.
+  // One warp per piece, as many blocks as the GPU can keep busy. `parameters` is one of kernels.h's structures.
   template <typename Parameters>
   Status copy_runs(const Parameters& parameters, const Stream& stream) const {
     return launch(copy_runs_, parameters.count, const_cast<Parameters*>(&parameters), stream);
   }
-  // From host memory that is registered, or within the GPU; with so many warps at most.
-  Status copy_range(CopyRangeParameters parameters, uint64_t most_warps, const Stream& stream) const {
-    const uint64_t pieces = (parameters.bytes + kCopyPieceBytes - 1) / kCopyPieceBytes;
-    return launch(copy_range_, std::min(pieces, most_warps), &parameters, stream);
+  // From host memory that is registered, or within the GPU.
+  Status copy_range(CopyRangeParameters parameters, const Stream& stream) const {
+    return launch(copy_range_, (parameters.bytes + kCopyPieceBytes - 1) / kCopyPieceBytes, &parameters, stream);
   }
   template <typename Parameters>
   Status checksum_items(const Parameters& parameters, const Stream& stream) const {
@@ -29,7 +26,7 @@ class KernelModule {
 
  private:
   explicit KernelModule(const Gpu& gpu) : gpu_(gpu) {}
-  Status launch(cuda::Function function, uint64_t warps, void* parameters, const Stream& stream) const;
+  Status launch(cuda::Function function, uint64_t pieces, void* parameters, const Stream& stream) const;
 
   const Gpu& gpu_;
   cuda::Function copy_runs_ = nullptr;

@@ -17,8 +17,7 @@ constexpr uint64_t kLongestWaitMs = uint64_t{365} * 24 * 3600 * 1000;
 
 }  // namespace
 
-// Two aliases take turns: while the bytes of one segment arrive, the one before is put in its place. One is filled by a
-// copy engine, the other by a small kernel, so that the link is in full use whatever the engines have to do besides.
+// Two aliases take turns: while the bytes of one segment arrive, the one before is put in its place.
 class Pool::BackgroundResume {
  public:
   BackgroundResume(Pool& pool, bool verify) : pool_(pool), memory_(pool.memory_), verify_(verify) {}
@@ -29,11 +28,9 @@ class Pool::BackgroundResume {
   }
 
   Status prepare() {
-    for (size_t slot = 0; slot < kAliases; ++slot) {
-      const bool kernel = kRestorers[slot] != Restorer::kCopyEngine;
-      BATON_ASSIGN(Stream created,
-                   Stream::create(pool_.gpu_, kernel ? Stream::Priority::kUrgent : Stream::Priority::kUsual));
-      streams_[slot] = std::make_unique<Stream>(std::move(created));
+    for (auto& stream : streams_) {
+      BATON_ASSIGN(Stream created, Stream::create(pool_.gpu_));
+      stream = std::make_unique<Stream>(std::move(created));
     }
     cuda::DevicePointer base = 0;
     BATON_TRY(pool_.gpu_.driver().cuMemAddressReserve(&base, kAliases * memory_.segment_bytes(), 0, 0, 0));
@@ -73,7 +70,6 @@ class Pool::BackgroundResume {
 
  private:
   static constexpr size_t kAliases = 2;
-  static constexpr std::array<Restorer, kAliases> kRestorers = {Restorer::kCopyEngine, Restorer::kSmallKernel};
 
   uint64_t alias(size_t slot) const { return base_ + slot * memory_.segment_bytes(); }
 
@@ -96,8 +92,9 @@ class Pool::BackgroundResume {
     BATON_TRY(memory_.map(alias(slot), returning.handle));
     aliased_[slot] = true;
     copied_bytes_[slot] = 0;
-    Status status = memory_.start_restore(returning.contents, pool_.address_of(index), alias(slot), kRestorers[slot],
-                                          *streams_[slot], copied_bytes_[slot]);
+    // The process computes meanwhile.
+    Status status = memory_.start_restore(returning.contents, pool_.address_of(index), alias(slot),
+                                          Restorer::kCopyEngine, *streams_[slot], copied_bytes_[slot]);
     if (status) return {};
     static_cast<void>(streams_[slot]->synchronize());
     static_cast<void>(memory_.unmap(alias(slot)));

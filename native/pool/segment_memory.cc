@@ -3,12 +3,6 @@
 #include "native/copy/kernel_module.h"
 
 namespace baton::pool {
-namespace {
-
-// 2 KiB in flight each: together four times what a link of 64 GB/s needs, whose latency is some 2 us.
-constexpr uint64_t kSmallKernelWarps = 256;
-
-}  // namespace
 
 Result<cuda::AllocationHandle> SegmentMemory::create() const {
   const auto& function = gpu_.driver().cuMemCreate;
@@ -54,13 +48,12 @@ Status SegmentMemory::release(cuda::AllocationHandle handle) const {
 Status SegmentMemory::copy_from(const Arena& arena, const Extent& extent, uint64_t destination, Restorer restorer,
                                 const Stream& stream) const {
   const std::optional<uint64_t> source =
-      restorer == Restorer::kCopyEngine ? std::nullopt : arena.device_address(extent.offset);
+      restorer == Restorer::kKernel ? arena.device_address(extent.offset) : std::nullopt;
   if (!source) {
     return gpu_.driver().cuMemcpyHtoDAsync(destination, arena.at(extent.offset), extent.bytes, stream.get());
   }
   BATON_ASSIGN(const copy::KernelModule* kernels, copy::KernelModule::of(gpu_));
-  const uint64_t warps = restorer == Restorer::kSmallKernel ? kSmallKernelWarps : UINT64_MAX;
-  return kernels->copy_range({*source, destination, extent.bytes}, warps, stream);
+  return kernels->copy_range({*source, destination, extent.bytes}, stream);
 }
 
 Status SegmentMemory::start_restore(const Contents& contents, uint64_t segment_begin, uint64_t address,

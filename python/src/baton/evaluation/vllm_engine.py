@@ -59,8 +59,6 @@ def arguments(job: Job) -> dict[str, Any]:
         "tensor_parallel_size": job.tensor_parallel,
         "distributed_executor_backend": "mp" if job.tensor_parallel > 1 else "uni",
         "dtype": job.dtype,
-        # For float32 vLLM would take its Triton kernel, which multiplies in TF32: one answer in fourteen is another.
-        **({"attention_backend": "FLEX_ATTENTION"} if job.dtype == "float32" else {}),
         "max_model_len": job.length,
         "max_num_seqs": job.batch_size,
         "gpu_memory_utilization": memory_share(job.tensor_parallel),
