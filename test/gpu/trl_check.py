@@ -72,7 +72,7 @@ def judge(checks: Checks, name: str, folder: Path, steps: int) -> None:
     later = report["steps"][4:]
     for generates in (True, False):
         some = [step for step in later if ("generation" in step) == generates]
-        what = "with generation" if generates else "on the same completions"
+        what = "with generation" if generates else "without generation"
         for part in ("whole", "scoring", "generation"):
             if some and part in some[0]:
                 checks.figure(f"{name}: step {what}, {part}, median ms", 1e3 * median(step[part] for step in some))
