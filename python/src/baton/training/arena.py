@@ -1,7 +1,7 @@
 """The arena of a rank's pool grows while the training state is built, so that the first pause need not wait for it.
 
-Bringing in and pinning host memory takes 0.05 s a GiB where the kernel makes large pages, else some 0.25. How much a pause will
-save is not known before the end, but what lives in the pool already will be saved.
+Bringing in and pinning host memory takes 0.05 s a GiB where the kernel makes large pages, else some 0.25. How much a
+pause will save is not known before the end, but what lives in the pool already will be saved.
 """
 
 from __future__ import annotations
