@@ -125,7 +125,7 @@ def check_streaming(checks: Checks, pool: native.Pool, state: list[torch.Tensor]
     def product_ms(until: float) -> float:
         count, begin = 0, time.perf_counter()
         while time.perf_counter() < until:
-            left @ left
+            torch.matmul(left, left)
             torch.cuda.synchronize()
             count += 1
         return 1e3 * (time.perf_counter() - begin) / count
