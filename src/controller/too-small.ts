@@ -22,6 +22,8 @@ export function asTooSmall(failure: Failure): Failure {
     code: "GPU_TOO_SMALL",
     message: `the stand-in GPUs are too small: ${failure.message}`,
     expected: total === undefined ? failure.expected : `more than ${formatBytes(total)} each, with ${failure.expected}`,
-    action: `${STANDIN_SIZE}, or use a smaller model, batch or cache (engine.cacheBytes).`,
+    action:
+      `${STANDIN_SIZE}, or use a smaller model, batch or cache (engine.cacheBytes); under ZeRO-3 DeepSpeed's buffers are ` +
+      "as large as reduce_bucket_size says, 5e8 elements if nothing does.",
   };
 }

@@ -1,6 +1,7 @@
 /**
  * summary.json: the figures of a run, computed from its events and the ledger and from nothing else.
  */
+import type { Failure } from "../protocol/messages.js";
 import { type EventBody, type ExitReason, eventsOf, type RunEvent, type Stamp, type Topology } from "./events.js";
 import type { NodesSummary } from "./nodes.js";
 
@@ -61,7 +62,8 @@ export interface Summary {
   /** Left when everything had ended; null: not checked. */
   readonly left: { readonly processes: number; readonly deviceBytes: number | null } | null;
   readonly seconds: number;
-  readonly exit: { readonly reason: ExitReason; readonly code: number };
+  /** `failure`: why, null where nothing failed. */
+  readonly exit: { readonly reason: ExitReason; readonly code: number; readonly failure: Failure | null };
   /** On node 0 of several: of all of them. The other figures are of this node alone. */
   readonly nodes?: NodesSummary;
 }
@@ -126,7 +128,7 @@ export function summary(events: readonly RunEvent[], ledger: LedgerFigures): Sum
     simulatedCopySeconds: started.simulated ? simulatedSeconds(eventsOf(events, "work")) : null,
     left: left === undefined ? null : { processes: left.processes, deviceBytes: total(left.deviceBytes) },
     seconds: round((exit.monotonicMs - started.monotonicMs) / 1000, 3),
-    exit: { reason: exit.reason, code: exit.code },
+    exit: { reason: exit.reason, code: exit.code, failure: exit.failure },
   };
 }
 

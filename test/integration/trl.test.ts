@@ -3,6 +3,7 @@ import { mkdirSync } from "node:fs";
 import { join } from "node:path";
 import { describe, expect, it } from "vitest";
 import { withFolder } from "./baton.js";
+import { errorCodes } from "./remains.js";
 import { expectSame, type Log, startBaton, type Training, trainWithBaton, trainWithTrl } from "./trl.js";
 
 const ALL = process.env.BATON_ALL_RECIPES === "1";
@@ -137,8 +138,9 @@ describe("says at the start what it cannot do", { timeout: 300_000 }, () => {
       const config = { ...sampled, top_k: 5, generation_kwargs: { logit_bias: {} }, vllm_mode: "server" };
       const baton = startBaton(join(folder, "baton"), { zero: 2, config });
       const { code, output } = await baton.ended;
-      expect(code).not.toBe(0);
-      expect(output).toContain("UNSUPPORTED_TRL_OPTION");
+      expect(code).toBe(1);
+      // What ended the run, not that the launcher ended with an error.
+      expect(errorCodes(output), output).toEqual(["UNSUPPORTED_TRL_OPTION"]);
       for (const name of ["top_k=5", "generation_kwargs['logit_bias']", "vllm_mode='server'"]) {
         expect(output).toContain(name);
       }
@@ -151,7 +153,8 @@ describe("says at the start what it cannot do", { timeout: 300_000 }, () => {
       // A model that is not there: it is never looked for.
       const baton = startBaton(join(folder, "baton"), { zero: 2, config, more: { model: "/nowhere" } });
       const { code, output } = await baton.ended;
-      expect(code).not.toBe(0);
+      expect(code).toBe(1);
+      expect(errorCodes(output), output).toEqual(["UNSUPPORTED_TRL_OPTION"]);
       expect(output).toContain("Completions of the length asked for do not fit into the engine.");
       expect(output).not.toContain("/nowhere");
     });

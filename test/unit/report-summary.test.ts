@@ -61,7 +61,7 @@ describe("summary of a run", () => {
       simulatedCopySeconds: 0.5,
       left: { processes: 0, deviceBytes: 0 },
       seconds: 0.959,
-      exit: { reason: "finished", code: 0 },
+      exit: { reason: "finished", code: 0, failure: null },
     });
   });
 
@@ -112,6 +112,7 @@ describe("summary of a run", () => {
     expect(broken("exit", () => ({ reason: "interrupted", code: 130 })).exit).toEqual({
       reason: "interrupted",
       code: 130,
+      failure: null,
     });
   });
 
@@ -136,9 +137,14 @@ describe("summary of a run", () => {
       type: "exit",
       reason: "failed",
       code: 1,
-      failure: null,
+      failure: { code: "NODE_LOST", message: "m", expected: "e", found: "f", action: "a" },
     };
-    expect(of([first, failed])).toMatchObject({ batches: 0, weightEpoch: null, phases: [], exit: { code: 1 } });
+    expect(of([first, failed])).toMatchObject({
+      batches: 0,
+      weightEpoch: null,
+      phases: [],
+      exit: { code: 1, failure: { code: "NODE_LOST" } },
+    });
   });
 });
 

@@ -11,6 +11,7 @@ import os
 import threading
 import weakref
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Literal, TypeVar
 
@@ -129,6 +130,18 @@ class Connection:
             frames.close()
             raise
         return cls(frames, answer)
+
+    @classmethod
+    def decline(cls, error: BaseException, doing: str, role: Role, index: int, **who: int) -> None:
+        """Says hello and why this process will not take part, without waiting for the welcome, which comes when the
+        engines have started. `who`: as in `open`. Never raises."""
+        with suppress(BatonError, OSError):
+            frames = cls._hello(role, index, **who)
+            try:
+                failure = Failure(**BatonError.from_exception(error, doing).to_wire())
+                frames.send(Failed(failure=failure), (), FAREWELL_DEADLINE_SECONDS)
+            finally:
+                frames.close()
 
     @staticmethod
     def _hello(

@@ -45,21 +45,25 @@ def join(gpu: int) -> Connection:
     """
     global _connection, _arena, _weight_bytes
     if _connection is None or _connection.closed:
-        local_rank = _environment("LOCAL_RANK")
-        _connection = Connection.open(
-            "rank",
-            _environment("RANK"),
-            gpu=gpu,
-            local_rank=local_rank,
-            world_size=_environment("WORLD_SIZE"),
-            local_world_size=_environment("LOCAL_WORLD_SIZE"),
-        )
+        _connection = Connection.open("rank", _environment("RANK"), gpu=gpu, **_place())
         _hook_exceptions()
         _enable_faulthandler()
         message, (fd,) = _connection.expect(Arena, descriptors=1)
         _arena = ArenaGiven(fd, message.arena_bytes)
         _weight_bytes = message.weight_bytes
     return _connection
+
+
+def decline(gpu: int, error: BatonError) -> None:
+    """Tells the controller why this rank will not join, without waiting for the engines. Outside of a run, nothing."""
+    if _connection is None and os.environ.get("BATON_SOCKET") and os.environ.get("RANK", "").isdigit():
+        Connection.decline(error, "the training script", "rank", _environment("RANK"), gpu=gpu, **_place())
+
+
+def _place() -> dict[str, int]:
+    """Where this rank is among the others, by the launcher's environment."""
+    names = ("LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE")
+    return {name.lower(): _environment(name) for name in names}
 
 
 def take_arena() -> ArenaGiven | None:

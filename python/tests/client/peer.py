@@ -40,11 +40,16 @@ class Peer:
     def environment(self) -> dict[str, str]:
         return {"BATON_SOCKET": self.path, "BATON_TOKEN": "secret"}
 
-    def accept(self, answer: Any = None, deadline_seconds: float = 60) -> Hello:
+    def hear(self, deadline_seconds: float = 60) -> Hello:
+        """Takes the client without answering."""
         self._listener.settimeout(deadline_seconds)
         connection, _ = self._listener.accept()
         self.frames = FrameSocket(connection, FromClient)
         self.hello, _ = self.frames.receive(10)
+        return self.hello
+
+    def accept(self, answer: Any = None, deadline_seconds: float = 60) -> Hello:
+        self.hear(deadline_seconds)
         self.frames.send(answer or welcome())
         return self.hello
 

@@ -145,6 +145,22 @@ def test_a_failure_is_told_once_and_then_the_connection_is_closed(pair):
     assert code_of(lambda: connection.send(Leave())) == "CONNECTION_CLOSED"
 
 
+def test_whoever_does_not_take_part_says_why_without_waiting(peer):
+    error = BatonError("UNSUPPORTED", "Not so.", expected="a", found="b", action="c")
+    Connection.decline(error, "the training script", "rank", 1, gpu=1, local_rank=1, world_size=2, local_world_size=2)
+    hello = peer.hear()
+    assert (hello.role, hello.index, hello.local_rank, hello.world_size) == ("rank", 1, 1, 2)
+    failure = peer.receive(Failed).failure
+    assert (failure.code, failure.message) == ("UNSUPPORTED", "Not so.")
+    assert code_of(lambda: peer.frames.receive(1)) == "CONNECTION_LOST"
+
+
+def test_whoever_does_not_take_part_ends_without_a_controller_too(monkeypatch, tmp_path):
+    monkeypatch.setenv("BATON_SOCKET", str(tmp_path / "none"))
+    monkeypatch.setenv("BATON_TOKEN", "secret")
+    Connection.decline(ValueError("no"), "the training script", "rank", 0)
+
+
 def test_goodbye_is_said_at_the_end(pair):
     connection, peer = pair
     connection.close()

@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from typing import Any
 
 MEMORY_BYTES = 4 * 2**30
+BOX = "\\boxed"
 MARK = "####"  # GSM8K's, before the answer
 _LIKE_MATHEMATICS = re.compile(r"[-+.($\\\d]")
 _WORDS = re.compile(r"[A-Za-z][A-Za-z ]*")
@@ -52,7 +53,13 @@ def compare(completion: str | None, answer: str, timeout_s: int) -> dict[str, An
             return {"equal": False, "found": None}
         readings = (parse(text, parsing_timeout=timeout_s) for text in readings_of(completion, answer))
         given: list[Any] = next((each for each in readings if each), [])
-        return {"equal": bool(given) and verify(gold, given, timeout_seconds=timeout_s), "found": text_of(given)}
+        equal = bool(given) and verify(gold, given, timeout_seconds=timeout_s)
+        if not equal and completion.count(BOX) > 1:
+            # Boxes with little between them may be the parts of one answer: that is how math-verify reads them.
+            parts = parse(completion, parsing_timeout=timeout_s)
+            if parts and verify(gold, parts, timeout_seconds=timeout_s):
+                given, equal = parts, True
+        return {"equal": equal, "found": text_of(given)}
     except (MemoryError, RecursionError):
         return {"equal": False, "found": None}
     except Exception as error:
@@ -65,7 +72,7 @@ def read_answer(answer: str, timeout_s: int) -> list[Any]:
 
     text = marked(answer).strip()
     # LaTeX without marks around it is not found, and plain numbers are in there too.
-    return parse(text if "\\boxed" in text or text.count("$") >= 2 else boxed(text), parsing_timeout=timeout_s)
+    return parse(text if BOX in text or text.count("$") >= 2 else boxed(text), parsing_timeout=timeout_s)
 
 
 def readings_of(completion: str, answer: str) -> Iterator[str]:
@@ -74,13 +81,26 @@ def readings_of(completion: str, answer: str) -> Iterator[str]:
     What follows the mark counts only where the data has marks too, and where it looks like an answer: `#### Step 2: 3`
     is a heading of Markdown.
     """
-    if "\\boxed" not in completion and MARK in completion and MARK in answer:
+    if BOX not in completion and MARK in completion and MARK in answer:
         line = marked(completion)
         if _LIKE_MATHEMATICS.match(line):
             yield line
         elif _WORDS.fullmatch(marked(answer).strip()) and _WORDS.fullmatch(line):
             yield boxed(line)
+    if completion.count(BOX) > 1:
+        yield last_box(completion)
     yield completion
+
+
+def last_box(text: str) -> str:
+    """The last box with what is in it; to the end of the text where its braces do not close."""
+    begin = text.rindex(BOX)
+    depth = 0
+    for at in range(begin, len(text)):
+        depth += {"{": 1, "}": -1}.get(text[at], 0)
+        if text[at] == "}" and depth == 0:
+            return text[begin : at + 1]
+    return text[begin:]
 
 
 def boxed(text: str) -> str:

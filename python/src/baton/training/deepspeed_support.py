@@ -97,28 +97,33 @@ def check_zero(value_of: Callable[[str], Any]) -> None:
         device = str(getattr(device, "value", device))
         if device not in ("none", "None"):
             place = "none: Baton moves the state to the host when the engine needs the GPU, and only then"
-            raise _unsupported(f"{what} is configured", f"{what}.device: {device}", place)
+            action = f"Set {what}.device to none in the DeepSpeed configuration (accelerate's file: {what}_device)."
+            raise _unsupported(f"{what} is configured", f"{what}.device: {device}", place, action)
     if value_of("zenflow") is not None:
-        raise _unsupported("ZenFlow keeps optimizer state of its own", "zenflow", "no such section")
+        raise _unsupported("ZenFlow keeps optimizer state of its own", "zenflow", "no such section", _remove("zenflow"))
     for name, least in (("zero_hpz_partition_size", 1), ("mics_shard_size", 0)):
         if _number(value_of(name)) > least:
             part = "parameters are partitioned over a part of the ranks"
             kind = "hierarchical partitions of ZeRO++" if name.startswith("zero") else "MiCS"
-            raise _unsupported(part, f"{name}: {value_of(name)} ({kind})", "plain ZeRO, over all ranks")
+            raise _unsupported(part, f"{name}: {value_of(name)} ({kind})", "plain ZeRO, over all ranks", _remove(name))
     for name, what in _ZERO_PLUS_PLUS.items():
         if value_of(name) is True:
-            raise _unsupported(f"it has {what}", f"{name}: true", "plain ZeRO")
+            raise _unsupported(f"it has {what}", f"{name}: true", "plain ZeRO", _remove(name))
+
+
+def _remove(name: str) -> str:
+    return f"Remove {name} from the DeepSpeed configuration."
 
 
 def _number(value: Any) -> int:
     return value if isinstance(value, int) else -1  # None, or "auto"
 
 
-def _unsupported(message: str, found: str, expected: str) -> BatonError:
+def _unsupported(message: str, found: str, expected: str, action: str | None = None) -> BatonError:
     return BatonError(
         "UNSUPPORTED_DEEPSPEED",
         f"Baton cannot hand over this engine: {message}.",
         expected=expected,
         found=found,
-        action="Change the DeepSpeed configuration.",
+        action=action or "Change the DeepSpeed configuration.",
     )

@@ -27,6 +27,19 @@ from baton.trl.options import sampling_of
 Answer = tuple[list[list[int]], list[list[int]], list[list[list[float]]], None]
 
 
+def require_training(session: Session | None) -> Session:
+    """Raises BatonError NOT_TRAINING."""
+    if session is None:
+        raise BatonError(
+            "NOT_TRAINING",
+            "Generation was asked for before there was a DeepSpeed engine with an optimizer.",
+            expected="trainer.train() first; GRPOConfig(eval_on_start=True) evaluates before the first step",
+            found="trainer.evaluate() or generation before trainer.train()",
+            action="Evaluate within or after the training.",
+        )
+    return session
+
+
 class BatonGeneration:
     """Takes the arguments of TRL 1.16's VLLMGeneration; those that Baton's recipe decides are not looked at."""
 
@@ -110,15 +123,7 @@ class BatonGeneration:
 
     @property
     def _attached(self) -> Session:
-        if self._session is None:
-            raise BatonError(
-                "NOT_TRAINING",
-                "Generation was asked for before there was a DeepSpeed engine with an optimizer.",
-                expected="trainer.train() first; GRPOConfig(eval_on_start=True) evaluates before the first step",
-                found="trainer.evaluate() or generation before trainer.train()",
-                action="Evaluate within or after the training.",
-            )
-        return self._session
+        return require_training(self._session)
 
     def _ask(self, rollout: Rollout, prompts: list[list[int]]) -> list[Completion]:
         return rollout.generate(prompts, self._next_sampling(rollout.weight_epoch))

@@ -23,7 +23,7 @@ from baton.errors import BatonError
 from baton.session import Session, attach
 from baton.training.current import training_memory
 from baton.training.memory import local_rank
-from baton.trl.generation import BatonGeneration
+from baton.trl.generation import BatonGeneration, require_training
 from baton.trl.options import check_lengths, honoured, of_the_recipe
 
 logger = logging.getLogger(__name__)
@@ -43,7 +43,11 @@ class BatonGRPOTrainer(GRPOTrainer):
             name = model if isinstance(model, str) else model.config._name_or_path
             args = GRPOConfig(f"{name.rstrip('/').split('/')[-1]}-GRPO")
         given = _SIGNATURE.bind(self, model, reward_funcs, args, *more, **named).arguments
-        args = honoured(args, rollout_func=given.get("rollout_func"))
+        try:
+            args = honoured(args, rollout_func=given.get("rollout_func"))
+        except BatonError as error:
+            joining.decline(local_rank(), error)
+            raise
         self._session: Session | None = None
         # Joining the run first: engines and model are never built at the same time.
         with training_memory(), _in_place_of_vllm():
@@ -82,6 +86,16 @@ class BatonGRPOTrainer(GRPOTrainer):
         # Not before: a rank that leaves in the middle of the training is an error.
         joining.finish_at_exit(self._finish)
         return result
+
+    def evaluate(self, *args: Any, **named: Any) -> Any:
+        """As TRL's, once training has begun: before, there is no engine. Raises BatonError NOT_TRAINING."""
+        require_training(self._session)
+        return super().evaluate(*args, **named)
+
+    def predict(self, *args: Any, **named: Any) -> Any:
+        """As `evaluate`."""
+        require_training(self._session)
+        return super().predict(*args, **named)
 
     def _prepare_for_training(self, *args: Any, **named: Any) -> Any:
         """Where transformers makes DeepSpeed's engine and loads a checkpoint into it."""
