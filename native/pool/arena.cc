@@ -64,7 +64,9 @@ Result<std::shared_ptr<Arena>> Arena::open(const Gpu& gpu, int fd, uint64_t offs
 }
 
 Status Arena::grow(uint64_t bytes) {
-  const uint64_t wanted = bytes > capacity_bytes_ ? capacity_bytes_ : round_up(bytes, page_bytes());
+  // Whole pages only, as the driver registers them.
+  const uint64_t most = capacity_bytes_ / page_bytes() * page_bytes();
+  const uint64_t wanted = bytes > most ? most : round_up(bytes, page_bytes());
   while (this->bytes() < wanted) {
     // A piece at a time: whoever needs only a little gets its turn.
     const std::lock_guard growing(grow_mutex_);

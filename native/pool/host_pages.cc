@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cerrno>
 #include <thread>
 #include <vector>
@@ -54,13 +55,19 @@ int populate(std::byte* begin, uint64_t bytes) {
   return errno == EINVAL ? -1 : errno;
 }
 
+// Looking for large pages takes long where there are none, so one refusal is enough.
+std::atomic<bool> large_pages_come = true;
+
 // Large pages, whatever is set for files in general; none where the kernel cannot or will not. It makes them only of
-// what has some page already.
+// what has some page already, and may have left some out: the rest comes in small ones.
 int populate_large(std::byte* begin, uint64_t bytes) {
-  for (uint64_t offset = 0; offset < bytes; offset += kLargePageBytes) {
-    if (const int error = populate(begin + offset, page_bytes()); error != 0) return error;
+  if (large_pages_come) {
+    for (uint64_t offset = 0; offset < bytes; offset += kLargePageBytes) {
+      if (const int error = populate(begin + offset, page_bytes()); error != 0) return error;
+    }
+    if (madvise(begin, bytes, kCollapse) != 0 && (errno == EINVAL || errno == ENOMEM)) large_pages_come = false;
   }
-  return madvise(begin, bytes, kCollapse) == 0 ? 0 : populate(begin, bytes);
+  return populate(begin, bytes);
 }
 
 int touch(std::byte* begin, uint64_t bytes) {

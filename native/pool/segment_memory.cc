@@ -44,16 +44,15 @@ Status SegmentMemory::release(cuda::AllocationHandle handle) const {
   return gpu_.driver().cuMemRelease(handle);
 }
 
-// By a copy engine too where kernels cannot read the host's memory.
+// By a copy engine too where kernels cannot read the host's memory, or there are none.
 Status SegmentMemory::copy_from(const Arena& arena, const Extent& extent, uint64_t destination, Restorer restorer,
                                 const Stream& stream) const {
-  const std::optional<uint64_t> source =
-      restorer == Restorer::kKernel ? arena.device_address(extent.offset) : std::nullopt;
-  if (!source) {
-    return gpu_.driver().cuMemcpyHtoDAsync(destination, arena.at(extent.offset), extent.bytes, stream.get());
+  if (restorer == Restorer::kKernel) {
+    const std::optional<uint64_t> source = arena.device_address(extent.offset);
+    const auto kernels = copy::KernelModule::of(gpu_);
+    if (source && kernels) return (*kernels)->copy_range({*source, destination, extent.bytes}, stream);
   }
-  BATON_ASSIGN(const copy::KernelModule* kernels, copy::KernelModule::of(gpu_));
-  return kernels->copy_range({*source, destination, extent.bytes}, stream);
+  return gpu_.driver().cuMemcpyHtoDAsync(destination, arena.at(extent.offset), extent.bytes, stream.get());
 }
 
 Status SegmentMemory::start_restore(const Contents& contents, uint64_t segment_begin, uint64_t address,

@@ -67,6 +67,13 @@ TEST(Arena, GrowsWithTheMemfdAndForThePauseThatNeedsIt) {
   EXPECT_EQ(pool->stats().arena_bytes, 64 * kMiB);
 }
 
+TEST(Arena, TakesWholePages) {
+  auto pool = make_pool(0);
+  const MemoryFile file(3 * kMiB + 100);
+  BATON_EXPECT_OK(pool->set_arena(file.fd(), 0, 3 * kMiB + 100));
+  EXPECT_EQ(pool->stats().arena_bytes, 3 * kMiB);
+}
+
 TEST(Arena, GrowsWhileThePoolIsUsed) {
   auto pool = make_pool(0);
   const MemoryFile file(0);

@@ -47,6 +47,7 @@ class ArenaGrowth:
         # What cannot be had here is asked for again by the pause that needs it, and is an error there.
         with contextlib.suppress(BatonError):
             native.load_kernels(self._pool.device)
+        with contextlib.suppress(BatonError):
             have = 0
             while self._final_bytes is None:
                 live = self._pool.info().live_bytes

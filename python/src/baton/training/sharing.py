@@ -6,6 +6,7 @@ instead of 120. Which storages are alike is found out by checksum, so it does no
 
 from __future__ import annotations
 
+import mmap
 import os
 import sys
 from collections.abc import Sequence
@@ -16,6 +17,7 @@ import numpy as np
 import torch.distributed as dist
 
 from baton import native
+from baton.errors import BatonError
 from baton.training.holdings import Holding
 from baton.training.nodes import whereabouts
 
@@ -71,6 +73,7 @@ def share(pool: native.Pool, device: int, holdings: Sequence[Holding], taken: Se
         pool.write_shared(written)
         _all_agree(True)
         pool.adopt_shared(pieces)
+        _check(shared, _storages(device, holdings, taken))
         return {(storage.address, storage.bytes) for storage in shared}
     finally:
         if file is not None:
@@ -92,6 +95,20 @@ def _storages(device: int, holdings: Sequence[Holding], taken: Sequence[int]) ->
         _Storage(min(held.names), held.bytes, int(checksum), held.address, size)
         for held, checksum, size in zip(holdings, sums, taken, strict=True)
     ]
+
+
+def _check(shared: Sequence[_Storage], now: Sequence[_Storage]) -> None:
+    """What was adopted is what was there. Raises BatonError FROZEN_CHANGED."""
+    found = {storage.name: storage.checksum for storage in now}
+    changed = [storage.name for storage in shared if found[storage.name] != storage.checksum]
+    if changed:
+        raise BatonError(
+            "FROZEN_CHANGED",
+            "Frozen weights that the ranks of a node share came back otherwise.",
+            expected="the checksums of before",
+            found=f"others for {len(changed)} of {len(shared)}: {', '.join(changed[:5])}",
+            action="Please report this.",
+        )
 
 
 @dataclass(frozen=True)
@@ -128,6 +145,8 @@ def _open(node: _Node, total: int) -> int | None:
     own: int | None = None
     if total and node.position == 0:
         own = os.memfd_create("baton-frozen", os.MFD_CLOEXEC)
+        # All of it now: ranks that made it larger at the same time could make it smaller for each other.
+        os.ftruncate(own, -(-total // mmap.PAGESIZE) * mmap.PAGESIZE)
     found: list[Any] = [None] * dist.get_world_size()
     dist.all_gather_object(found, (os.getpid(), own))
     if not total or node.position == 0:
