@@ -47,7 +47,7 @@ const PAIRS: readonly Pair[] = [
     config: { ...greedy, steps_per_generation: 2, gradient_accumulation_steps: 4 },
     long: true,
   },
-  { name: "ZeRO-2, LoRA", zero: 2, config: { ...greedy, learning_rate: 1e-2, beta: 0.04 }, lora, long: true },
+  { name: "ZeRO-2, LoRA", zero: 2, config: { ...greedy, learning_rate: 1e-2, beta: 0.04 }, lora },
   {
     name: "ZeRO-3, LoRA",
     zero: 3,
