@@ -124,6 +124,9 @@ describe("two nodes train as one with as many ranks does", { timeout: 600_000 },
     });
   });
 
+  it("under ZeRO-2, where each node has all weights", () =>
+    trainsAsOne({ ...SHAPE, ranks: 1, engines: 1, tensorParallel: 1, zero: 2 }));
+
   it.runIf(all)("under ZeRO-3", () => trainsAsOne({ ...SHAPE, ranks: 1, engines: 1, tensorParallel: 1, zero: 3 }));
 
   it.runIf(all)("under ZeRO-3 with several ranks each, and parameters that are kept whole", () =>
@@ -134,7 +137,7 @@ describe("two nodes train as one with as many ranks does", { timeout: 600_000 },
     trainsAsOne({ ...SHAPE, ranks: 2, engines: 1, tensorParallel: 2, zero: 3, lora: true }),
   );
 
-  it.runIf(all)("under ZeRO-2, where each node has all weights", () =>
+  it.runIf(all)("under ZeRO-2 with several ranks each", () =>
     trainsAsOne({ ...SHAPE, ranks: 2, engines: 1, tensorParallel: 2, zero: 2 }),
   );
 

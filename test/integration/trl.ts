@@ -18,6 +18,10 @@ export interface Training {
   readonly config: Readonly<Record<string, unknown>>;
   /** Of peft's LoraConfig. */
   readonly lora?: Readonly<Record<string, unknown>>;
+  /** Of test/fixtures/trl; else train.py. */
+  readonly script?: string;
+  /** For the trainer and the engines; else the tiny model, and lengths of 64 tokens. */
+  readonly model?: { readonly path: string; readonly maxLength: number };
   /** Further wishes, see test/fixtures/trl. */
   readonly more?: Readonly<Record<string, unknown>>;
   /** This node of two, with half of the ranks. */
@@ -40,7 +44,7 @@ function forBaton(script: string): string {
 /** What both need in `folder`; the words that start the training there. */
 function prepare(folder: string, training: Training, script: string, extra: Record<string, unknown>): string[] {
   mkdirSync(folder, { recursive: true });
-  const { place } = training;
+  const { place, model = { path: tinyModel, maxLength: 64 } } = training;
   const zero = {
     stage: training.zero,
     // For a model of this size; DeepSpeed's own buckets are of gigabytes.
@@ -53,7 +57,7 @@ function prepare(folder: string, training: Training, script: string, extra: Reco
   const auto = ["train_micro_batch_size_per_gpu", "gradient_accumulation_steps", "gradient_clipping"];
   const deepspeed = { ...Object.fromEntries(auto.map((name) => [name, "auto"])), zero_optimization: zero };
   const options = {
-    model: tinyModel,
+    model: model.path,
     output: join(folder, "output"),
     log: join(folder, "log.json"),
     config: { save_strategy: "no", ...training.config },
@@ -77,7 +81,8 @@ function prepare(folder: string, training: Training, script: string, extra: Reco
     "train.py": script,
     "hooks.py": readFileSync(join(fixtures, "trl/hooks.py"), "utf8"),
     "recipe.yaml": [
-      `engine: {model: ${tinyModel}, tensorParallel: ${ranksOf(training)}, dtype: float32, maxModelLength: 64, maxSequences: 32}`,
+      `engine: {model: ${model.path}, tensorParallel: ${ranksOf(training)}, dtype: float32,`,
+      `  maxModelLength: ${model.maxLength}, maxSequences: 32}`,
       "gpus: {simulated: {memoryBytes: 256MiB}}",
       `out: ${folder}/out`,
       ...(place === undefined
@@ -97,7 +102,7 @@ let ports = 0;
 
 const ranksOf = ({ place }: Training): number => (place === undefined ? RANKS : RANKS / 2);
 
-const script = readFileSync(join(fixtures, "trl/train.py"), "utf8");
+const scriptOf = ({ script = "train.py" }: Training): string => readFileSync(join(fixtures, "trl", script), "utf8");
 
 const environment = {
   BATON_PYTHON: python,
@@ -113,7 +118,7 @@ export const logOf = (folder: string): Log => JSON.parse(readFileSync(join(folde
 
 /** TRL's trainer, which generates with transformers. */
 export async function trainWithTrl(folder: string, training: Training): Promise<Log> {
-  const command = prepare(folder, training, script, { destroy: true });
+  const command = prepare(folder, training, scriptOf(training), { destroy: true });
   const [program = "", ...words] = command;
   const env = { ...process.env, ...environment, PYTHONPATH: join(root, "python/src") };
   await promisify(execFile)(program, words, { env, timeout: 300_000, maxBuffer: 2 ** 26 });
@@ -122,7 +127,7 @@ export async function trainWithTrl(folder: string, training: Training): Promise<
 
 /** The same under `baton run`, with BatonGRPOTrainer. */
 export function startBaton(folder: string, training: Training, change = (text: string) => text): Baton {
-  const command = prepare(folder, training, change(forBaton(script)), {});
+  const command = prepare(folder, training, change(forBaton(scriptOf(training))), {});
   return new Baton(
     folder,
     ["run", join(folder, "recipe.yaml"), "--ranks", String(ranksOf(training)), "--", ...command],
@@ -136,6 +141,15 @@ export async function trainWithBaton(folder: string, training: Training): Promis
   const { code, output } = await baton.ended;
   if (code !== 0) throw new Error(output.slice(-5000));
   return { log: logOf(folder), baton };
+}
+
+/** A random model of TRL's own tests, whose chat template has tools; of 2 layers and 8 hidden dimensions. */
+export async function modelForTools(folder: string): Promise<string> {
+  mkdirSync(folder, { recursive: true });
+  const make = "import local_hub, pathlib, sys; local_hub.make(pathlib.Path(sys.argv[1]))";
+  const env = { ...process.env, ...environment, PYTHONPATH: join(root, "test/trl") };
+  await promisify(execFile)(python, ["-c", make, folder], { env, timeout: 120_000 });
+  return join(folder, "trl-internal-testing/tiny-Qwen2ForCausalLM-2.5");
 }
 
 const CLOCKS = /runtime|_per_second|step_time/;

@@ -29,7 +29,7 @@ REASONS: dict[str, str] = {
     "test_train_with_additional_generation_kwargs": REFUSED + "top_k, min_p and repetition_penalty",
     "test_train_with_generation_kwargs": REFUSED + "num_beams, length_penalty and others in generation_kwargs",
     "test_train_vllm": "skipped by TRL itself",
-    "with_tools": ENGINE,
+    "with_tools": ENGINE + "; test/integration/trl.test.ts runs the loop of tool calls",
     "test_train_with_environment": ENGINE,
     "test_train_with_multiple_environments": ENGINE,
     "test_train_with_unknown_environment": ENGINE,
