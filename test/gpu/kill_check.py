@@ -24,7 +24,7 @@ from typing import Any
 
 from run_support import HERE, Node, Run, add_node_options, node_of, write_recipe
 from small_model import write_config
-from support import Checks
+from support import MIB, Checks, device_bytes_used
 
 PHASES = ("train", "release", "wake", "sync", "cache", "generate", "sleep", "resume")
 #: A single rank's arrival takes no time, and plans are made in the first handoff only, so they are not among them.
@@ -49,6 +49,11 @@ def gpu_pids(node: Node) -> set[int]:
     pynvml.nvmlInit()
     handles = [pynvml.nvmlDeviceGetHandleByIndex(gpu) for gpu in range(node.gpus)]
     return {one.pid for handle in handles for one in pynvml.nvmlDeviceGetComputeRunningProcesses(handle)}
+
+
+def bytes_used(node: Node) -> list[int]:
+    """On each GPU, by everybody, as NVML says; nothing for stand-ins."""
+    return [] if node.simulated else [device_bytes_used(gpu) for gpu in range(node.gpus)]
 
 
 def child_of(parent: int) -> int | None:
@@ -150,7 +155,7 @@ def main() -> int:
     cases += [("launcher", "generate"), ("controller", "sync"), ("controller", "generate")]
     cases = [case for case in cases if not options.victim or case[0].split()[0] in options.victim]
     cases = [case for case in cases if not options.phase or case[1] in options.phase]
-    checks = Checks("kills")
+    checks, before = Checks("kills"), bytes_used(node)
     telling = threading.Lock()
 
     def one(case: tuple[str, str]) -> dict[str, Any]:
@@ -162,6 +167,9 @@ def main() -> int:
 
     with ThreadPoolExecutor(options.at_once) as pool:
         results = list(pool.map(one, cases))
+    time.sleep(GONE_SECONDS)
+    more = [after - first for after, first in zip(bytes_used(node), before, strict=True)]
+    checks.that("no memory is in use on the GPUs that was not before", all(one < MIB for one in more), str(more))
     (folder / "kills.json").write_text(json.dumps(results, indent=1))
     return checks.end(options.json)
 

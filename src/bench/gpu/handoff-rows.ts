@@ -69,7 +69,7 @@ export function handoffRows(pair: Pair): GpuRow[] {
         value: ({ ours, limit }) => (ours.p50 === null || limit === null ? null : ours.p50 / limit),
         atMost: 1.05,
       },
-      note: "limit: a step of the same process without a handoff before it",
+      note: "limit: the next step in the same cycle, without a handoff before it",
     },
     {
       metric: "forward pass of the reference model",
