@@ -11,7 +11,7 @@
 namespace baton::pool {
 
 // What moves the bytes from the host: the GPU's copy engines, or its multiprocessors. The engines are faster and leave
-// the others to kernels; but for some 60 ms after another process gave 60 GiB back they are at half their speed (27 of
+// the others to kernels; but just after another process gave much memory back they are at half their speed (27 of
 // 55 GB/s on an H100), since the driver clears that memory with them. A kernel is not slowed (51 GB/s).
 enum class Restorer : uint8_t { kCopyEngine, kKernel };
 
