@@ -56,11 +56,37 @@ Status Import::make_readable() {
     size_t end = begin + 1;
     while (end < sorted.size() && sorted[end] == sorted[end - 1] + 1)
       ++end;
-    BATON_TRY(gpu_.driver().cuMemSetAccess(base_ + sorted[begin] * segment_bytes_, (end - begin) * segment_bytes_,
-                                           &access, 1));
+    if (const Status made = gpu_.driver().cuMemSetAccess(base_ + sorted[begin] * segment_bytes_,
+                                                         (end - begin) * segment_bytes_, &access, 1);
+        !made) {
+      return explained(made.error(), {sorted.data() + begin, end - begin});
+    }
     begin = end;
   }
   return {};
+}
+
+Error Import::explained(Error error, std::span<const uint64_t> segments) const {
+  const cuda::CudaDriver& driver = gpu_.driver();
+  for (const uint64_t segment : segments) {
+    cuda::AllocationHandle handle = 0;
+    if (!driver.cuMemRetainAllocationHandle(&handle, reinterpret_cast<void*>(base_ + segment * segment_bytes_)))
+      continue;
+    cuda::AllocationProperties properties{};
+    int can = 1;
+    const bool known = driver.cuMemGetAllocationPropertiesFromHandle(&properties, handle).ok();
+    static_cast<void>(driver.cuMemRelease(handle));
+    const cuda::Device other = properties.location.id;
+    if (!known || other == gpu_.device()) continue;
+    if (!driver.cuDeviceCanAccessPeer(&can, gpu_.device(), other) || can != 0) continue;
+    return Error{.code = "NO_PEER_ACCESS",
+                 .message = gpu_.name() + " cannot read the memory of GPU " + std::to_string(other) + ".",
+                 .expected = "peer access between an engine's GPUs and those whose part of the weights it takes",
+                 .found = "none: " + error.found,
+                 .action = "See `nvidia-smi topo -p2p r`. ZeRO-1 and ZeRO-2 need none: each GPU has all parameters.",
+                 .driver_result = error.driver_result};
+  }
+  return error;
 }
 
 Status Import::close() {

@@ -29,6 +29,8 @@ class Import {
   Import(const Gpu& gpu, uint64_t segment_bytes) : gpu_(gpu), segment_bytes_(segment_bytes) {}
   Status map(uint64_t segment, int32_t fd);
   Status make_readable();
+  // Why memory that is mapped at these segments cannot be read by this GPU, if it is that; else `error` as it is.
+  Error explained(Error error, std::span<const uint64_t> segments) const;
 
   const Gpu& gpu_;
   uint64_t segment_bytes_;

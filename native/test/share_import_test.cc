@@ -169,6 +169,30 @@ TEST(Import, ByAnotherGpu) {
       });
 }
 
+TEST(Import, WithoutALinkBetweenTheGpusTheErrorNamesBoth) {
+  in_two_processes(
+      [](int socket) {
+        auto pool = make_pool();
+        allocate(*pool, kMiB);
+        const int fd = take(pool->export_segment(0));
+        send_descriptor(socket, fd, 0);
+        close(fd);
+        EXPECT_EQ(hear(socket), '1');
+      },
+      [](int socket) {
+        setenv("BATON_STANDIN_PEERS", "none", 1);
+        uint64_t offset = 0;
+        const int32_t fd = receive_descriptor(socket, offset);
+        const auto refused = share::Import::open(*take(Gpu::get(1)), kSegment, {&offset, 1}, {&fd, 1});
+        ASSERT_EQ(code_of(refused), "NO_PEER_ACCESS");
+        EXPECT_EQ(refused.error().message, "GPU 1 cannot read the memory of GPU 0.");
+        // On its own GPU nothing is in the way.
+        BATON_EXPECT_OK(share::Import::open(*take(Gpu::get(0)), kSegment, {&offset, 1}, {&fd, 1}));
+        close(fd);
+        say(socket, '1');
+      });
+}
+
 TEST(Import, WrongArgumentsAreErrors) {
   EXPECT_EQ(in_child([] {
               const Gpu& gpu = *take(Gpu::get(0));

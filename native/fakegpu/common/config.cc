@@ -72,6 +72,15 @@ bool read_async(bool* lazy, std::string* problem) {
   return false;
 }
 
+bool read_peers(bool* peers, std::string* problem) {
+  const char* text = variable("BATON_STANDIN_PEERS");
+  if (text == nullptr || std::string_view(text) == "all") return true;
+  *peers = false;
+  if (std::string_view(text) == "none") return true;
+  *problem = std::string("BATON_STANDIN_PEERS is \"") + text + "\", expected all or none";
+  return false;
+}
+
 }  // namespace
 
 std::optional<Config> read_config(std::string* problem) {
@@ -87,7 +96,8 @@ std::optional<Config> read_config(std::string* problem) {
       !read_number<uint64_t>("BATON_STANDIN_BYTES", 1, kMostBytes, &config.bytes_per_device, problem) ||
       !read_number<uint64_t>("BATON_STANDIN_GRANULARITY", 4096, kMostBytes, &config.granularity_bytes, problem) ||
       !read_number<uint64_t>("BATON_STANDIN_CONTEXT_BYTES", 0, kMostBytes, &config.context_bytes, problem) ||
-      !read_bandwidth(&config.bandwidth, problem) || !read_async(&config.lazy, problem)) {
+      !read_bandwidth(&config.bandwidth, problem) || !read_async(&config.lazy, problem) ||
+      !read_peers(&config.peers, problem)) {
     return std::nullopt;
   }
   const uint64_t granularity = config.granularity_bytes.value_or(kDefaultGranularityBytes);

@@ -34,6 +34,7 @@ struct Config {
   std::optional<uint64_t> context_bytes;
   Bandwidth bandwidth;
   bool lazy = false;
+  bool peers = true;  // GPUs may read each other's memory
 };
 
 inline constexpr uint64_t kDefaultGranularityBytes = 2 << 20;

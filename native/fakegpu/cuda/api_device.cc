@@ -176,7 +176,7 @@ STANDIN_FUNCTION(cuDeviceCanAccessPeer, int* can, Device device, Device peer) {
   STANDIN_ENTER(device);
   if (can == nullptr) return kInvalidValue;
   if (!valid_device(*state, device) || !valid_device(*state, peer)) return kInvalidDevice;
-  *can = device != peer ? 1 : 0;
+  *can = device != peer && state->config.peers ? 1 : 0;
   return kSuccess;
 }
 
@@ -192,7 +192,7 @@ STANDIN_FUNCTION(cuDeviceGetP2PAttribute, int* value, P2PAttribute attribute, De
       return kSuccess;
     case kP2PAccessSupported:
     case kP2PNativeAtomics:
-      *value = 1;
+      *value = state->config.peers ? 1 : 0;
       return kSuccess;
   }
   return kInvalidValue;
