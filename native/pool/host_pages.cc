@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <atomic>
 #include <cerrno>
+#include <system_error>
 #include <thread>
 #include <vector>
 
@@ -40,7 +41,12 @@ int in_parallel(std::byte* begin, uint64_t bytes, uint64_t unit, const Work& wor
   std::vector<int> results(threads, 0);
   std::vector<std::thread> helpers;
   for (uint64_t i = 1; i < threads && i * share < bytes; ++i) {
-    helpers.emplace_back([&, i] { results[i] = work(begin + i * share, std::min(share, bytes - i * share)); });
+    const auto part = [&, i] { results[i] = work(begin + i * share, std::min(share, bytes - i * share)); };
+    try {
+      helpers.emplace_back(part);
+    } catch (const std::system_error&) {
+      part();  // a limit of threads is no reason to fail
+    }
   }
   results[0] = work(begin, std::min(share, bytes));
   for (std::thread& helper : helpers)
