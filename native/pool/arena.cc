@@ -17,14 +17,6 @@ namespace {
 // What is brought in and registered at a time: a pause that needs room waits for no more than its share.
 constexpr uint64_t kPieceBytes = 512 << 20;
 
-uint64_t page_bytes() {
-  return static_cast<uint64_t>(sysconf(_SC_PAGESIZE));
-}
-
-uint64_t round_up(uint64_t value, uint64_t unit) {
-  return (value + unit - 1) / unit * unit;
-}
-
 Error unusable(const std::string& message, const std::string& expected, const std::string& found) {
   return Error{.code = "ARENA_UNUSABLE",
                .message = message,

@@ -9,6 +9,7 @@
 #include <cerrno>
 #include <system_error>
 #include <thread>
+#include <utility>
 #include <vector>
 
 namespace baton::pool {
@@ -22,14 +23,6 @@ constexpr uint64_t kLargePageBytes = 2 << 20;
 // Of Linux 5.14 and 6.1; the C library may be older.
 constexpr int kPopulateWrite = 23;
 constexpr int kCollapse = 25;
-
-uint64_t page_bytes() {
-  return static_cast<uint64_t>(sysconf(_SC_PAGESIZE));
-}
-
-uint64_t round_up(uint64_t value, uint64_t unit) {
-  return (value + unit - 1) / unit * unit;
-}
 
 // Several threads bring pages in several times as fast. The first result that is not 0, or 0.
 template <typename Work>
@@ -102,6 +95,10 @@ int populate_all(int fd, uint64_t offset, std::byte* memory, uint64_t bytes) {
 }
 
 }  // namespace
+
+uint64_t page_bytes() {
+  return static_cast<uint64_t>(sysconf(_SC_PAGESIZE));
+}
 
 std::byte* map_shared(int fd, uint64_t offset, uint64_t bytes) {
   const uint64_t room = bytes + kLargePageBytes;

@@ -5,6 +5,13 @@
 
 namespace baton::pool {
 
+// Of small pages.
+uint64_t page_bytes();
+
+constexpr uint64_t round_up(uint64_t value, uint64_t unit) {
+  return (value + unit - 1) / unit * unit;
+}
+
 // Maps `bytes` of a file at `offset` so that its large pages are large pages of the mapping; readable, writable,
 // shared. nullptr with errno when that cannot be.
 std::byte* map_shared(int fd, uint64_t offset, uint64_t bytes);

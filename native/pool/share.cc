@@ -1,13 +1,11 @@
 // What several processes have alike, saved by one of them for all.
-#include <unistd.h>
-
+#include "native/pool/host_pages.h"
 #include "native/pool/pool.h"
 
 namespace baton::pool {
 
 Status Pool::open_shared(int fd, uint64_t bytes) {
-  const auto page = static_cast<uint64_t>(sysconf(_SC_PAGESIZE));
-  const uint64_t whole = (bytes + page - 1) / page * page;
+  const uint64_t whole = round_up(bytes, page_bytes());
   BATON_ASSIGN(auto arena, Arena::open(gpu_, fd, 0, whole));
   BATON_TRY(arena->grow(whole));
   const std::lock_guard operation(operation_mutex_);

@@ -2,8 +2,8 @@
 
     driver_costs.py [--gpus N] [--gib 12]
 
-Milliseconds for all segments of so many GiB, the median of some rounds. Explains what a pause, a return and a sync cost
-beside their copies, and hence the sizes in baton/training/sizes.py. Needs nothing but the driver.
+Milliseconds for all segments of so many GiB, the median of some rounds. Explains what a pause and a sync cost beside
+their copies, and hence the sizes in baton/training/sizes.py; of a return see pool_check.py. Needs nothing but the driver.
 """
 
 from __future__ import annotations
@@ -21,8 +21,6 @@ from typing import Any
 MIB, GIB = 1 << 20, 1 << 30
 SEGMENTS = (64 * MIB, 256 * MIB, 1024 * MIB)
 ROUNDS = 5
-#: A pool's parameters come back while memory is taken for so many times as much.
-LATER = 4
 
 
 class Location(ctypes.Structure):
@@ -115,25 +113,6 @@ def one_round(memory: Memory, size: int, count: int, meet: Callable[[], object])
     step("load", lambda: ([memory.copy(i, size, False) for i in everyone], memory.synchronize()))
     step("unmap", lambda: [memory.unmap(i, size) for i in everyone])
     step("release", lambda: [memory.release(handle) for handle in handles])
-
-    # As a pool's parameters return: right after others gave memory back, and with more taken behind them, or not.
-    some = range(max(1, count // LATER))
-    for name, behind in (("return a quarter", 0), ("return a quarter, take the rest", count - len(some))):
-        handles.clear()
-
-        def returned(behind: int = behind) -> None:
-            for i in some:
-                handles.append(memory.create(size))
-                memory.map(i, size, handles[i])
-                memory.copy(i, size, False)
-            handles.extend(memory.create(size) for _ in range(behind))
-            memory.synchronize()
-
-        step(name, returned)
-        for i in some:
-            memory.unmap(i, size)
-        for handle in handles:
-            memory.release(handle)
     return spent
 
 

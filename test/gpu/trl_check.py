@@ -80,8 +80,6 @@ def judge(checks: Checks, name: str, folder: Path, steps: int) -> None:
         checks.figure(f"{name}: largest in use while {what}, GiB", peak / GIB)
     for figure in ("sampling/sampling_logp_difference/mean", "sampling/importance_sampling_ratio/mean"):
         values = [line[figure] for line in trained if figure in line]
-        if name == "trl" and not values:
-            continue  # TRL does not log it with its own vLLM in every mode
         checks.that(f"{name}: {figure} is a number", all(map(math.isfinite, values)))
         checks.figure(f"{name}: {figure}, mean of steps", sum(values) / len(values))
 

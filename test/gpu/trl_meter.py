@@ -25,7 +25,7 @@ class Meter:
         self.peaks: dict[str, int] = {}
         self._now: dict[str, float] = {}
         self._began = 0.0
-        self._generating = False
+        self._part = ""
         self._ended = threading.Event()
         self._watcher = threading.Thread(target=self._watch, daemon=True)
 
@@ -51,12 +51,11 @@ class Meter:
     def _timed(self, method: Callable[..., Any], part: str) -> Callable[..., Any]:
         def timed(*arguments: Any, **named: Any) -> Any:
             began = time.monotonic()
-            self._generating = self._generating or part == "generation"
+            before, self._part = self._part, part
             try:
                 return method(*arguments, **named)
             finally:
-                if part == "generation":
-                    self._generating = False
+                self._part = before
                 self._now[part] = self._now.get(part, 0.0) + time.monotonic() - began
 
         return timed
@@ -65,5 +64,5 @@ class Meter:
         while not self._ended.wait(LOOK_SECONDS):
             if len(self.steps) < 2:
                 continue
-            what = "generating" if self._generating else "training"
+            what = "generating" if self._part == "generation" else "training"
             self.peaks[what] = max(self.peaks.get(what, 0), device_bytes_used(DEVICE))

@@ -107,9 +107,11 @@ STANDIN_FUNCTION(cuMemSetAccess, DevicePointer pointer, size_t bytes, const Acce
                  size_t count) {
   STANDIN_ENTER(descriptors != nullptr && count > 0 ? descriptors[0].location.id : kAnyDevice);
   if (descriptors == nullptr || count == 0) return kInvalidValue;
-  const auto mapping = state->memory.mapping_at(pointer);
-  for (size_t i = 0; i < count && mapping && !state->config.peers; ++i) {
-    if (static_cast<uint32_t>(descriptors[i].location.id) != mapping->device) return kInvalidDevice;
+  if (!state->config.peers) {
+    const auto mapping = state->memory.mapping_at(pointer);
+    for (size_t i = 0; i < count && mapping; ++i) {
+      if (static_cast<uint32_t>(descriptors[i].location.id) != mapping->device) return kInvalidDevice;
+    }
   }
   return state->memory.set_access(pointer, bytes, descriptors, count);
 }

@@ -138,8 +138,7 @@ class Connection:
         with suppress(BatonError, OSError):
             frames = cls._hello(role, index, **who)
             try:
-                failure = Failure(**BatonError.from_exception(error, doing).to_wire())
-                frames.send(Failed(failure=failure), (), FAREWELL_DEADLINE_SECONDS)
+                frames.send(_failed(error, doing), (), FAREWELL_DEADLINE_SECONDS)
             finally:
                 frames.close()
 
@@ -227,8 +226,7 @@ class Connection:
 
         `away`: training state was given back for a rollout while it did what failed.
         """
-        failure = Failure(**BatonError.from_exception(error, doing, away=away).to_wire())
-        self._farewell(Failed(failure=failure))
+        self._farewell(_failed(error, doing, away=away))
 
     def close(self) -> None:
         """Says goodbye and closes. Safe to call again, and in a forked child."""
@@ -263,6 +261,10 @@ class Connection:
                 found="another call",
                 action="Call session.finish() last.",
             )
+
+
+def _failed(error: BaseException, doing: str, *, away: bool = False) -> Failed:
+    return Failed(failure=Failure(**BatonError.from_exception(error, doing, away=away).to_wire()))
 
 
 def unexpected(message: object, expected: Sequence[type]) -> BatonError:

@@ -56,8 +56,12 @@ def join(gpu: int) -> Connection:
 
 def decline(gpu: int, error: BatonError) -> None:
     """Tells the controller why this rank will not join, without waiting for the engines. Outside of a run, nothing."""
-    if _connection is None and os.environ.get("BATON_SOCKET") and os.environ.get("RANK", "").isdigit():
+    if _connection is None and _is_rank_of_a_run():
         Connection.decline(error, "the training script", "rank", _environment("RANK"), gpu=gpu, **_place())
+
+
+def _is_rank_of_a_run() -> bool:
+    return bool(os.environ.get("BATON_SOCKET")) and os.environ.get("RANK", "").isdigit()
 
 
 def _place() -> dict[str, int]:
@@ -81,7 +85,7 @@ def weight_bytes() -> int | None:
 
 def join_early(gpu: int) -> None:
     """Like `join`, but does nothing outside of a run, where training memory works alone."""
-    if os.environ.get("BATON_SOCKET") and os.environ.get("RANK", "").isdigit():
+    if _is_rank_of_a_run():
         join(gpu)
 
 

@@ -93,12 +93,6 @@ def test_chat_templates_are_used_where_there_are_some(tmp_path: Path) -> None:
     assert tokens_of(questions, tokenizer, options(tmp_path, chat=False)) == [plain]
 
 
-@pytest.fixture(scope="module")
-def judges() -> Any:
-    with Judges() as made:
-        yield made
-
-
 @pytest.mark.parametrize(
     ("completion", "answer", "correct", "found"),
     [

@@ -89,45 +89,29 @@ function syncRows(pair: Pair): GpuRow[] {
           },
         ]
       : [];
+    const timed = (metric: string, what: string, note: string, goal: Metric["goal"] = null): Metric => ({
+      ...{ metric, unit: "ms", better: "lower", ours: figures.ours(`${name} ${what} seconds`, MS) },
+      ...{ peer, limit: limitMs, goal, note },
+    });
     return figures.rows(subject, [
-      {
-        metric: "whole, with checksums",
-        unit: "ms",
-        better: "lower",
-        ours: figures.ours(`${name} sync with checksums seconds`, MS),
-        peer,
-        limit: limitMs,
-        note: `exporting, summing, mapping, copying, letting go; peer: ${peerNote}; limit: ${limited}`,
-      },
-      {
-        metric: "as a run waits for it, with checksums",
-        unit: "ms",
-        better: "lower",
-        ours: figures.ours(`${name} exported sync with checksums seconds`, MS),
-        peer,
-        limit: limitMs,
-        goal: several ? null : stage2 && is7b ? fasterThanPeer(12) : null,
-        note: `the ranks export and sum while the engines wake; peer: ${peerNote}`,
-      },
-      {
-        metric: "whole, without checksums",
-        unit: "ms",
-        better: "lower",
-        ours: figures.ours(`${name} sync seconds`, MS),
-        peer,
-        limit: limitMs,
-        note: `checks.weights: off; peer: ${peerNote}`,
-      },
-      {
-        metric: "as a run waits for it, without checksums",
-        unit: "ms",
-        better: "lower",
-        ours: figures.ours(`${name} exported sync seconds`, MS),
-        peer,
-        limit: limitMs,
-        goal: absolute,
-        note: "the ranks export while the engines wake; checks.weights: off",
-      },
+      timed(
+        "whole, with checksums",
+        "sync with checksums",
+        `exporting, summing, mapping, copying, letting go; peer: ${peerNote}; limit: ${limited}`,
+      ),
+      timed(
+        "as a run waits for it, with checksums",
+        "exported sync with checksums",
+        `the ranks export and sum while the engines wake; peer: ${peerNote}`,
+        several || !stage2 || !is7b ? null : fasterThanPeer(12),
+      ),
+      timed("whole, without checksums", "sync", `checks.weights: off; peer: ${peerNote}`),
+      timed(
+        "as a run waits for it, without checksums",
+        "exported sync",
+        "the ranks export while the engines wake; checks.weights: off",
+        absolute,
+      ),
       ...(stage2 && !several
         ? [
             {

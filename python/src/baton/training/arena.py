@@ -16,6 +16,7 @@ from baton.errors import BatonError
 _MIB = 1 << 20
 #: A pinned piece costs something however small it is; more than is needed is host memory taken for nothing.
 _LARGEST_UNIT_BYTES = 256 * _MIB
+#: What native/pool/host_pages.cc asks the kernel for: a piece that ends within one has small pages there.
 _LARGE_PAGE_BYTES = 2 * _MIB
 _LOOK_SECONDS = 0.02
 

@@ -23,7 +23,10 @@ _OF_THE_RECIPE = {
 
 #: Options of a server that TRL would speak to: set, they say that one is expected.
 _OF_A_SERVER = (
-    *("vllm_server_base_url", "vllm_server_host", "vllm_server_port", "vllm_server_timeout"),
+    "vllm_server_base_url",
+    "vllm_server_host",
+    "vllm_server_port",
+    "vllm_server_timeout",
     "vllm_group_port",
 )
 

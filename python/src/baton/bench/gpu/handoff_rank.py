@@ -18,7 +18,6 @@ from baton.bench.gpu.part import Job, Results, main, simulated, used_bytes
 from baton.bench.gpu.trainer import Trainer, prepare_environment, start_distributed
 
 PROMPTS = [[(i * 7 + j) % 400 + 10 for j in range(64)] for i in range(64)]
-_WARMING_STEPS = 6
 
 
 def prompts_of(rank: int, world: int) -> list[list[int]]:
@@ -44,8 +43,7 @@ def measure(job: Job, results: Results) -> None:
     session = baton.attach(engine, trainer.frozen)
     first_forward = _FirstForward()
     results.step("warming up")
-    for _ in range(_WARMING_STEPS):
-        trainer.step(engine)
+    trainer.warm_up(engine)
     results.value("state bytes", session.memory.state_bytes())
     prompts = prompts_of(ranks.rank(), ranks.world())
     sampling = baton.Sampling(max_tokens=1, n=1, temperature=1.0, seed=1)
@@ -78,7 +76,7 @@ def measure(job: Job, results: Results) -> None:
             taken["later step seconds"] = trainer.step(engine)
         returned = session.memory.wait()
         taken["waited seconds"] = 0.0 if returned is None else returned.waited_seconds
-        # Among the others, since the first steps of a process are no measure.
+        # Beside the step behind which state streams in: steps become faster as a process goes on.
         taken["plain step seconds"] = trainer.step(engine)
         ranks.sample(results, most=taken)
         results.show()

@@ -16,7 +16,6 @@ from baton.bench.gpu.part import Job, Results, main, used_bytes
 from baton.bench.gpu.stock import generate, start_vllm, transfer
 from baton.bench.gpu.trainer import Trainer, prepare_environment, start_distributed
 
-_PLAIN_STEPS = 6
 #: For activations and what libraries take besides.
 _SPARE_BYTES = 4 << 30
 
@@ -40,10 +39,7 @@ def measure(job: Job, results: Results) -> None:
     trainer = Trainer(job)
     engine = trainer.build()
     results.step("warming up")
-    for number in range(_PLAIN_STEPS):
-        seconds = trainer.step(engine)
-        if number >= 2:
-            results.sample("plain step seconds", seconds)
+    trainer.warm_up(engine)
     results.step("cycles")
     for _ in range(job.cycles + 1):
         cycle(results, llm, engine, "", offload=True)

@@ -20,7 +20,6 @@ from baton.bench.gpu.part import Job, Results, main, used_bytes
 from baton.bench.gpu.stock_engines import Engines
 from baton.bench.gpu.trainer import Trainer, prepare_environment, start_distributed
 
-_PLAIN_STEPS = 6
 #: For activations and what libraries take besides.
 _SPARE_BYTES = 4 << 30
 #: Of ZeRO-3's parameters gathered at once, and of vLLM's packed buffer: larger than the largest tensor of the shapes.
@@ -52,10 +51,7 @@ def measure(job: Job, results: Results) -> None:
     trained = trainer.build()
     peer = _Peer(job, results, trainer, trained, engines)
     results.step("warming up")
-    for number in range(_PLAIN_STEPS):
-        seconds = trainer.step(trained)
-        if number >= 2:
-            results.sample("plain step seconds", seconds)
+    trainer.warm_up(trained)
     results.step("cycles")
     for _ in range(job.cycles + 1):
         peer.cycle("", offload=True)

@@ -14,6 +14,7 @@ from baton.bench.gpu.part import Job, simulated, synchronize
 from baton.bench.gpu.ranks import rank
 
 _BUCKET_ELEMENTS = 50_000_000
+_WARMING_STEPS = 6
 _LEARNING_RATE = 1e-5
 
 
@@ -123,6 +124,11 @@ class Trainer:
 
             return FusedAdam(trained, lr=_LEARNING_RATE)
         return torch.optim.AdamW(trained, lr=_LEARNING_RATE, fused=True)
+
+    def warm_up(self, engine: Any) -> None:
+        """The first steps of a process, which are no measure."""
+        for _ in range(_WARMING_STEPS):
+            self.step(engine)
 
     def step(self, engine: Any) -> float:
         """One optimizer step; its seconds."""
