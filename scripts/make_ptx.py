@@ -23,7 +23,7 @@ from pathlib import Path
 
 COPY = Path(__file__).resolve().parent.parent / "native" / "copy"
 SOURCE = COPY / "kernels.cu"
-HEADERS = (COPY / "kernels.h", COPY / "checksum.h")
+HEADERS = (COPY / "kernels.h", COPY / "checksum.h", COPY / "rounding.h")
 OUTPUT = COPY / "kernels.ptx"
 
 #: The virtual architecture: PTX for it runs on every GPU from Ampere on.

@@ -180,12 +180,17 @@ BATON_API baton_status baton_import_close(baton_import* import);
 
 // ---- copies ----------------------------------------------------------------------------------------------
 
+enum {
+  BATON_PLAIN = 0,    // bytes as they are
+  BATON_ROUNDED = 1,  // float32 elements become bfloat16: to the nearest, ties to even
+};
+
 typedef struct {
-  uint32_t slot;  // index into the table of source bases given at execution
-  uint32_t reserved;
+  uint32_t slot;        // index into the table of source bases given at execution
+  uint32_t conversion;  // BATON_PLAIN or BATON_ROUNDED
   uint64_t src_offset;  // bytes from that base
   uint64_t dst;         // address
-  uint64_t bytes;
+  uint64_t bytes;       // that are written
 } baton_run;
 
 typedef struct {
@@ -196,7 +201,8 @@ typedef struct {
 } baton_copy_report;
 
 typedef struct baton_copy_plan baton_copy_plan;
-// Any alignment and length; runs are split and sorted as the device likes. The plan can be executed many times.
+// Any alignment and length, but of whole elements where they are rounded; runs are split and sorted as the device
+// likes. The plan can be executed many times.
 BATON_API baton_status baton_copy_plan_create(int32_t device, const baton_run* runs, uint64_t count,
                                               baton_copy_plan** out);
 BATON_API baton_status baton_copy_plan_execute(baton_copy_plan* plan, const uint64_t* bases, uint64_t slots,
@@ -214,7 +220,8 @@ typedef struct {
   uint64_t address;
   uint64_t first_element;
   uint64_t elements;
-  uint32_t element_bytes;  // 1, 2, 4 or 8
+  uint16_t element_bytes;  // 1, 2, 4 or 8
+  uint16_t conversion;     // BATON_ROUNDED: of float32 elements the bfloat16 that they become counts
   uint32_t group;
 } baton_checksum_item;
 BATON_API baton_status baton_checksum(int32_t device, const baton_checksum_item* items, uint64_t count,

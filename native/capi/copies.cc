@@ -1,4 +1,5 @@
 #include <memory>
+#include <string>
 #include <vector>
 
 #include "native/capi/guard.h"
@@ -14,6 +15,20 @@ struct baton_copy_plan {
   std::unique_ptr<baton::copy::CopyPlan> plan;
 };
 
+namespace {
+
+baton::Result<baton::copy::Conversion> conversion_of(uint32_t value) {
+  if (value <= BATON_ROUNDED) return static_cast<baton::copy::Conversion>(value);
+  return baton::Error{.code = "INVALID_ARGUMENT",
+                      .message = "There is no such conversion.",
+                      .expected = "BATON_PLAIN (0) or BATON_ROUNDED (1)",
+                      .found = std::to_string(value),
+                      .action = "Give one of these.",
+                      .driver_result = std::nullopt};
+}
+
+}  // namespace
+
 baton_status baton_copy_plan_create(int32_t device, const baton_run* runs, uint64_t count, baton_copy_plan** out) {
   return guarded([&]() -> Status {
     BATON_TRY(required({out}));
@@ -23,7 +38,8 @@ baton_status baton_copy_plan_create(int32_t device, const baton_run* runs, uint6
     std::vector<baton::copy::Run> wanted;
     wanted.reserve(count);
     for (uint64_t i = 0; i < count; ++i) {
-      wanted.push_back({runs[i].slot, runs[i].src_offset, runs[i].dst, runs[i].bytes});
+      BATON_ASSIGN(const auto conversion, conversion_of(runs[i].conversion));
+      wanted.push_back({runs[i].slot, runs[i].src_offset, runs[i].dst, runs[i].bytes, conversion});
     }
     BATON_ASSIGN(auto plan, baton::copy::CopyPlan::create(*gpu, wanted));
     *out = new baton_copy_plan{std::move(plan)};
@@ -68,8 +84,9 @@ baton_status baton_checksum(int32_t device, const baton_checksum_item* items, ui
     std::vector<baton::copy::ChecksumItem> wanted;
     wanted.reserve(count);
     for (uint64_t i = 0; i < count; ++i) {
-      wanted.push_back(
-          {items[i].address, items[i].first_element, items[i].elements, items[i].element_bytes, items[i].group});
+      BATON_ASSIGN(const auto conversion, conversion_of(items[i].conversion));
+      wanted.push_back({items[i].address, items[i].first_element, items[i].elements, items[i].element_bytes,
+                        items[i].group, conversion});
     }
     return baton::copy::checksum_items(*gpu, wanted, indices_only != 0, {sums, groups});
   });

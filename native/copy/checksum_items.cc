@@ -125,12 +125,17 @@ class Batch {
 Status check(const ChecksumItem& item, uint64_t groups) {
   const bool width =
       item.element_bytes == 1 || item.element_bytes == 2 || item.element_bytes == 4 || item.element_bytes == 8;
-  if (width && item.group < groups) return {};
+  const bool conversion =
+      item.conversion == Conversion::kNone ||
+      (item.conversion == Conversion::kRounded && item.element_bytes == 4 && item.address % sizeof(uint32_t) == 0);
+  if (width && conversion && item.group < groups) return {};
   return Error{
       .code = "INVALID_ARGUMENT",
       .message = "A checksum item is not usable.",
-      .expected = "element_bytes 1, 2, 4 or 8 and a group below " + std::to_string(groups),
-      .found = "element_bytes " + std::to_string(item.element_bytes) + " and group " + std::to_string(item.group),
+      .expected =
+          "element_bytes 1, 2, 4 or 8, conversion 0 (or 1, of float32) and a group below " + std::to_string(groups),
+      .found = "element_bytes " + std::to_string(item.element_bytes) + ", conversion " +
+               std::to_string(static_cast<unsigned>(item.conversion)) + " and group " + std::to_string(item.group),
       .action = "Give the tensor's element size and the index of its sum.",
       .driver_result = std::nullopt};
 }
@@ -158,7 +163,7 @@ Status checksum_items(const Gpu& gpu, std::span<const ChecksumItem> items, bool 
     for (uint64_t done = 0; done < item.elements;) {
       const uint64_t elements = std::min(most, item.elements - done);
       batches[current_batch].add({item.address + done * item.element_bytes, item.first_element + done,
-                                  static_cast<uint32_t>(elements), item.element_bytes, item.group, 0});
+                                  static_cast<uint32_t>(elements), item.element_bytes, item.group, item.conversion, 0});
       done += elements;
       if (!batches[current_batch].full()) continue;
       BATON_TRY(batches[current_batch].start());

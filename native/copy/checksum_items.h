@@ -4,6 +4,7 @@
 #include <span>
 
 #include "native/copy/gpu.h"
+#include "native/copy/kernels.h"
 
 namespace baton::copy {
 
@@ -15,6 +16,7 @@ struct ChecksumItem {
   uint64_t elements;
   uint32_t element_bytes;
   uint32_t group;
+  Conversion conversion = Conversion::kNone;
 };
 
 // Sets sums[g] to the sum (mod 2^64) over the items of group g. indices_only: every value counts as 0 and no

@@ -10,12 +10,33 @@ namespace {
 
 constexpr uint64_t kFastBytes = 16;  // what a lane moves at once when source and destination agree
 
+// Bytes that are read for `bytes` that are written.
+uint64_t read_for(Conversion conversion, uint64_t bytes) {
+  return conversion == Conversion::kRounded ? 2 * bytes : bytes;
+}
+
 bool same(const Run& a, const Run& b) {
-  return a.slot == b.slot && a.src_offset == b.src_offset && a.dst == b.dst && a.bytes == b.bytes;
+  return a.slot == b.slot && a.conversion == b.conversion && a.src_offset == b.src_offset && a.dst == b.dst &&
+         a.bytes == b.bytes;
 }
 
 bool continues(const Run& a, const Run& b) {
-  return a.slot == b.slot && a.dst + a.bytes == b.dst && a.src_offset + a.bytes == b.src_offset;
+  return a.slot == b.slot && a.conversion == b.conversion && a.dst + a.bytes == b.dst &&
+         a.src_offset + read_for(a.conversion, a.bytes) == b.src_offset;
+}
+
+Status check(const Run& run) {
+  if (run.conversion == Conversion::kNone) return {};
+  const bool whole = run.src_offset % sizeof(uint32_t) == 0 && (run.dst | run.bytes) % sizeof(uint16_t) == 0;
+  if (run.conversion == Conversion::kRounded && whole) return {};
+  return Error{.code = "INVALID_ARGUMENT",
+               .message = "A run of a copy plan cannot be converted.",
+               .expected = "conversion 0, or 1 with whole elements: float32 at a multiple of 4, bfloat16 at one of 2",
+               .found = "conversion " + std::to_string(static_cast<unsigned>(run.conversion)) + " of " +
+                        std::to_string(run.bytes) + " bytes from " + std::to_string(run.src_offset) + " to " +
+                        std::to_string(run.dst),
+               .action = "Convert elements, not bytes.",
+               .driver_result = std::nullopt};
 }
 
 Error overlap(const Run& a, const Run& b) {
@@ -34,6 +55,7 @@ Result<std::vector<CopyPiece>> pieces_of(std::span<const Run> runs) {
   std::vector<Run> sorted;
   sorted.reserve(runs.size());
   for (const Run& run : runs) {
+    BATON_TRY(check(run));
     if (run.bytes > 0) sorted.push_back(run);
   }
   std::stable_sort(sorted.begin(), sorted.end(), [](const Run& a, const Run& b) { return a.dst < b.dst; });
@@ -54,7 +76,8 @@ Result<std::vector<CopyPiece>> pieces_of(std::span<const Run> runs) {
     for (uint64_t done = 0; done < run.bytes;) {
       const uint64_t most = kCopyPieceBytes - (run.dst + done) % kFastBytes;
       const uint64_t bytes = std::min(most, run.bytes - done);
-      pieces.push_back({run.slot, static_cast<uint32_t>(bytes), run.src_offset + done, run.dst + done});
+      pieces.push_back({run.slot, static_cast<uint16_t>(bytes), run.conversion,
+                        run.src_offset + read_for(run.conversion, done), run.dst + done});
       done += bytes;
     }
   }

@@ -13,16 +13,17 @@
 
 namespace baton::copy {
 
-// Copies `bytes` from the base of `slot` + src_offset to dst.
+// Copies from the base of `slot` + src_offset; `bytes` are those that are written at dst. Bases are multiples of 16.
 struct Run {
   uint32_t slot;
   uint64_t src_offset;
   uint64_t dst;
   uint64_t bytes;
+  Conversion conversion = Conversion::kNone;
 };
 
 struct CopyReport {
-  uint64_t bytes;
+  uint64_t bytes;  // written
   uint64_t runs;
   uint64_t total_ns;
   uint64_t simulated_ns;  // UINT64_MAX on a real GPU
@@ -30,7 +31,8 @@ struct CopyReport {
 
 // The runs as a kernel takes them: in the order of destinations, neighbours joined, cut into pieces that one warp
 // copies and that (but for a run's first and last) begin at multiples of 16 bytes of the destination.
-// Two runs that write the same bytes are an error (COPY_RUNS_OVERLAP), unless they are the same run.
+// Two runs that write the same bytes are an error (COPY_RUNS_OVERLAP), unless they are the same run. So are conversions
+// of parts of elements (INVALID_ARGUMENT).
 Result<std::vector<CopyPiece>> pieces_of(std::span<const Run> runs);
 
 class CopyPlan {

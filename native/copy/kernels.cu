@@ -61,6 +61,44 @@ __device__ __forceinline__ void copy_piece(uint64_t from, uint64_t to, uint32_t 
   }
 }
 
+__device__ __forceinline__ uint32_t rounded_pair(uint32_t low, uint32_t high) {
+  return baton::copy::bfloat16_bits(low) | static_cast<uint32_t>(baton::copy::bfloat16_bits(high)) << 16;
+}
+
+// `bytes` of bfloat16 from twice as many of float32. Four at a time where both are aligned for that, some loads in flight
+// before the first store.
+__device__ __forceinline__ void round_piece(uint64_t from, uint64_t to, uint32_t bytes, uint32_t lane) {
+  constexpr uint32_t kStep = baton::copy::kWarpThreads;
+  constexpr uint32_t kPerVector = 4;
+  constexpr uint32_t kAhead = 4;
+  const uint32_t *source = reinterpret_cast<const uint32_t *>(from);
+  uint16_t *destination = reinterpret_cast<uint16_t *>(to);
+  const uint32_t count = bytes / sizeof(uint16_t);
+  uint32_t vectors = 0;
+  if (from % sizeof(uint4) == 0 && to % sizeof(uint2) == 0) {
+    vectors = count / kPerVector;
+    const uint4 *words = reinterpret_cast<const uint4 *>(source);
+    uint2 *rounded = reinterpret_cast<uint2 *>(destination);
+    uint32_t v = lane;
+    for (; v + (kAhead - 1) * kStep < vectors; v += kAhead * kStep) {
+      uint4 ahead[kAhead];
+#pragma unroll
+      for (uint32_t k = 0; k < kAhead; ++k) ahead[k] = words[v + k * kStep];
+#pragma unroll
+      for (uint32_t k = 0; k < kAhead; ++k) {
+        rounded[v + k * kStep] = {rounded_pair(ahead[k].x, ahead[k].y), rounded_pair(ahead[k].z, ahead[k].w)};
+      }
+    }
+    for (; v < vectors; v += kStep) {
+      const uint4 word = words[v];
+      rounded[v] = {rounded_pair(word.x, word.y), rounded_pair(word.z, word.w)};
+    }
+  }
+  for (uint32_t i = vectors * kPerVector + lane; i < count; i += kStep) {
+    destination[i] = baton::copy::bfloat16_bits(source[i]);
+  }
+}
+
 template <typename Element>
 __device__ __forceinline__ uint64_t element_at(const uint8_t *address) {
   if (reinterpret_cast<uint64_t>(address) % sizeof(Element) == 0) return *reinterpret_cast<const Element *>(address);
@@ -69,21 +107,29 @@ __device__ __forceinline__ uint64_t element_at(const uint8_t *address) {
   return value;
 }
 
+// The bit pattern that counts for an element with this one.
+template <bool kRounded>
+__device__ __forceinline__ uint64_t counted(uint64_t element) {
+  return kRounded ? baton::copy::bfloat16_bits(static_cast<uint32_t>(element)) : element;
+}
+
 // The elements of 16 bytes, of which the first stands at `first` in its tensor.
-template <typename Element>
+template <typename Element, bool kRounded>
 __device__ __forceinline__ uint64_t sum_vector(const uint4 &vector, uint64_t first) {
   constexpr uint32_t kPerVector = sizeof(uint4) / sizeof(Element);
   Element elements[kPerVector];
   memcpy(elements, &vector, sizeof(vector));
   uint64_t sum = 0;
 #pragma unroll
-  for (uint32_t k = 0; k < kPerVector; ++k) sum += baton::copy::element_hash(first + k, elements[k]);
+  for (uint32_t k = 0; k < kPerVector; ++k) {
+    sum += baton::copy::element_hash(first + k, counted<kRounded>(elements[k]));
+  }
   return sum;
 }
 
 // A lane's share of a piece. Where the elements are 16-byte aligned a lane reads 16 bytes at a time, and some such words
 // before it computes with the first.
-template <typename Element>
+template <typename Element, bool kRounded = false>
 __device__ __forceinline__ uint64_t sum_elements(const baton::copy::ChecksumPiece &piece, bool indices_only,
                                                  uint32_t lane) {
   constexpr uint32_t kStep = baton::copy::kWarpThreads;
@@ -109,14 +155,16 @@ __device__ __forceinline__ uint64_t sum_elements(const baton::copy::ChecksumPiec
       for (uint32_t k = 0; k < kAhead; ++k) ahead[k] = words[v + k * kStep];
 #pragma unroll
       for (uint32_t k = 0; k < kAhead; ++k) {
-        sum += sum_vector<Element>(ahead[k], piece.first_element + (v + k * kStep) * kPerVector);
+        sum += sum_vector<Element, kRounded>(ahead[k], piece.first_element + (v + k * kStep) * kPerVector);
       }
     }
-    for (; v < vectors; v += kStep) sum += sum_vector<Element>(words[v], piece.first_element + v * kPerVector);
+    for (; v < vectors; v += kStep) {
+      sum += sum_vector<Element, kRounded>(words[v], piece.first_element + v * kPerVector);
+    }
   }
   for (uint32_t k = vectors * kPerVector + lane; k < piece.elements; k += kStep) {
-    sum += baton::copy::element_hash(piece.first_element + k,
-                                     element_at<Element>(bytes + static_cast<uint64_t>(k) * sizeof(Element)));
+    const uint64_t element = element_at<Element>(bytes + static_cast<uint64_t>(k) * sizeof(Element));
+    sum += baton::copy::element_hash(piece.first_element + k, counted<kRounded>(element));
   }
   return sum;
 }
@@ -127,7 +175,12 @@ extern "C" __global__ void __launch_bounds__(512) baton_copy_runs(baton::copy::C
   const uint32_t lane = threadIdx.x % baton::copy::kWarpThreads;
   for (uint64_t i = warp_index(); i < parameters.count; i += warps()) {
     const baton::copy::CopyPiece piece = parameters.pieces[i];
-    copy_piece(parameters.bases[piece.slot] + piece.src_offset, piece.dst, piece.bytes, lane);
+    const uint64_t source = parameters.bases[piece.slot] + piece.src_offset;
+    if (piece.conversion == baton::copy::Conversion::kRounded) {
+      round_piece(source, piece.dst, piece.bytes, lane);
+    } else {
+      copy_piece(source, piece.dst, piece.bytes, lane);
+    }
   }
 }
 
@@ -154,7 +207,9 @@ extern "C" __global__ void __launch_bounds__(512)
     } else if (piece.element_bytes == 2) {
       sum = sum_elements<uint16_t>(piece, indices_only, lane);
     } else if (piece.element_bytes == 4) {
-      sum = sum_elements<uint32_t>(piece, indices_only, lane);
+      sum = piece.conversion == baton::copy::Conversion::kRounded
+                ? sum_elements<uint32_t, true>(piece, indices_only, lane)
+                : sum_elements<uint32_t>(piece, indices_only, lane);
     } else {
       sum = sum_elements<uint64_t>(piece, indices_only, lane);
     }

@@ -2,6 +2,7 @@
 // cuLaunchKernel's kernelParams[0] points to it. Included by the C++ compiler and by NVRTC.
 #pragma once
 #include "checksum.h"
+#include "rounding.h"
 
 #if !defined(__CUDACC_RTC__)
 #include <cstddef>
@@ -25,10 +26,18 @@ inline constexpr uint32_t kCopyPieceBytes = 16 * 1024;
 // The longest piece that one warp sums up.
 inline constexpr uint32_t kChecksumPieceBytes = 64 * 1024;
 
-// `bytes` from (bases[slot] + src_offset) to `dst`. Any alignment; pieces must not overlap in dst.
+// What becomes of the bytes on their way.
+enum class Conversion : uint16_t {
+  kNone = 0,
+  kRounded = 1,  // float32 to bfloat16: twice as many bytes are read as written
+};
+
+// `bytes` to `dst` from (bases[slot] + src_offset). Any alignment, but of whole elements where they are converted;
+// pieces must not overlap in dst.
 struct CopyPiece {
   uint32_t slot;
-  uint32_t bytes;
+  uint16_t bytes;
+  Conversion conversion;
   uint64_t src_offset;
   uint64_t dst;
 };
@@ -46,14 +55,16 @@ struct CopyRangeParameters {
   uint64_t bytes;
 };
 
-// Adds h(first_element + k, value_k) over `elements` elements at `address` to sums[group].
+// Adds h(first_element + k, value_k) over `elements` elements at `address` to sums[group]. Rounded: of float32
+// elements, at a multiple of 4, the bfloat16 that they become counts.
 struct ChecksumPiece {
   uint64_t address;  // any alignment
   uint64_t first_element;
   uint32_t elements;
   uint32_t element_bytes;  // 1, 2, 4 or 8
   uint32_t group;
-  uint32_t reserved;
+  Conversion conversion;
+  uint16_t reserved;
 };
 
 struct ChecksumItemsParameters {
@@ -66,6 +77,7 @@ struct ChecksumItemsParameters {
 
 #if !defined(__CUDACC_RTC__)
 static_assert(sizeof(CopyPiece) == 24);
+static_assert(kCopyPieceBytes <= UINT16_MAX);
 static_assert(sizeof(CopyRunsParameters) == 24);
 static_assert(sizeof(CopyRangeParameters) == 24);
 static_assert(sizeof(ChecksumPiece) == 32);

@@ -10,8 +10,18 @@ namespace baton::copy {
 inline void copy_runs_on_host(const CopyRunsParameters& parameters) {
   for (uint64_t i = 0; i < parameters.count; ++i) {
     const CopyPiece& piece = parameters.pieces[i];
-    const uint64_t source = parameters.bases[piece.slot] + piece.src_offset;
-    std::memcpy(reinterpret_cast<void*>(piece.dst), reinterpret_cast<const void*>(source), piece.bytes);
+    const auto* source = reinterpret_cast<const unsigned char*>(parameters.bases[piece.slot] + piece.src_offset);
+    auto* destination = reinterpret_cast<unsigned char*>(piece.dst);
+    if (piece.conversion == Conversion::kNone) {
+      std::memcpy(destination, source, piece.bytes);
+      continue;
+    }
+    for (uint32_t k = 0; k < piece.bytes / sizeof(uint16_t); ++k) {
+      uint32_t bits = 0;
+      std::memcpy(&bits, source + k * sizeof(bits), sizeof(bits));
+      const uint16_t rounded = bfloat16_bits(bits);
+      std::memcpy(destination + k * sizeof(rounded), &rounded, sizeof(rounded));
+    }
   }
 }
 
@@ -20,13 +30,14 @@ inline void copy_range_on_host(const CopyRangeParameters& parameters) {
               parameters.bytes);
 }
 
-template <typename Element>
+template <typename Element, bool kRounded = false>
 uint64_t checksum_of_elements(uint64_t address, uint64_t first_element, uint64_t elements, bool indices_only) {
   const auto* bytes = reinterpret_cast<const unsigned char*>(address);
   uint64_t sum = 0;
   for (uint64_t k = 0; k < elements; ++k) {
     Element value = 0;
     if (!indices_only) std::memcpy(&value, bytes + k * sizeof(Element), sizeof(Element));
+    if constexpr (kRounded) value = bfloat16_bits(value);
     sum += element_hash(first_element + k, value);
   }
   return sum;
@@ -45,7 +56,10 @@ inline void checksum_items_on_host(const ChecksumItemsParameters& parameters) {
         sum = checksum_of_elements<uint16_t>(piece.address, piece.first_element, piece.elements, indices_only);
         break;
       case 4:
-        sum = checksum_of_elements<uint32_t>(piece.address, piece.first_element, piece.elements, indices_only);
+        sum =
+            piece.conversion == Conversion::kRounded
+                ? checksum_of_elements<uint32_t, true>(piece.address, piece.first_element, piece.elements, indices_only)
+                : checksum_of_elements<uint32_t>(piece.address, piece.first_element, piece.elements, indices_only);
         break;
       default:
         sum = checksum_of_elements<uint64_t>(piece.address, piece.first_element, piece.elements, indices_only);

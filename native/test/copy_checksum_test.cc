@@ -138,6 +138,8 @@ TEST(Checksum, WrongItemsAreErrors) {
   const Gpu& gpu = *take(Gpu::get(0));
   const ChecksumItem width{0, 0, 1, 3, 0};
   const ChecksumItem group{0, 0, 1, 4, 1};
+  const ChecksumItem rounded{0, 0, 1, 2, 0, copy::Conversion::kRounded};
+  EXPECT_EQ(code_of(copy::checksum_items(gpu, {&rounded, 1}, false, {&sum, 1})), "INVALID_ARGUMENT");
   EXPECT_EQ(code_of(copy::checksum_items(gpu, {&width, 1}, false, {&sum, 1})), "INVALID_ARGUMENT");
   EXPECT_EQ(code_of(copy::checksum_items(gpu, {&group, 1}, false, {&sum, 1})), "INVALID_ARGUMENT");
 }

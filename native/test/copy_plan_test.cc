@@ -84,6 +84,46 @@ TEST(CopyPlan, RandomRunsAgreeWithMemcpy) {
   }
 }
 
+// float32 becomes bfloat16 beside bytes that stay as they are; rows that go on are joined, and cut at any place.
+TEST(CopyPlan, RoundsWholeElementsAndLeavesTheRest) {
+  const Gpu& gpu = *take(Gpu::get(0));
+  auto pool = make_pool(0);
+  constexpr uint64_t kElements = 100001;
+  std::vector<uint8_t> source = pattern(3, kElements * 4);
+  const uint64_t from = allocate(*pool, source.size());
+  write_bytes(from, source);
+  const uint64_t to = allocate(*pool, kElements * 2 + 64);
+  fill(to, kElements * 2 + 64, 9);
+  std::vector<copy::Run> runs;
+  for (uint64_t at = 0; at < kElements; at += 333) {
+    const uint64_t elements = std::min<uint64_t>(333, kElements - at);
+    runs.push_back({0, at * 4, to + at * 2, elements * 2, copy::Conversion::kRounded});
+  }
+  runs.push_back({0, 7, to + kElements * 2, 64});
+  EXPECT_EQ(take(copy::pieces_of(runs)).size(),
+            (kElements * 2 + copy::kCopyPieceBytes - 1) / copy::kCopyPieceBytes + 1);
+  const uint64_t bases[] = {from};
+  EXPECT_EQ(take(take(CopyPlan::create(gpu, runs))->execute(bases)).bytes, kElements * 2 + 64);
+  std::vector<uint8_t> wanted;
+  for (uint64_t k = 0; k < kElements; ++k) {
+    uint32_t bits = 0;
+    std::memcpy(&bits, source.data() + k * 4, 4);
+    const uint16_t rounded = copy::bfloat16_bits(bits);
+    wanted.push_back(static_cast<uint8_t>(rounded));
+    wanted.push_back(static_cast<uint8_t>(rounded >> 8));
+  }
+  wanted.insert(wanted.end(), source.begin() + 7, source.begin() + 7 + 64);
+  EXPECT_TRUE(read_bytes(to, wanted.size()) == wanted);
+}
+
+TEST(CopyPlan, RoundsNoPartsOfElements) {
+  for (const copy::Run& run :
+       {copy::Run{0, 2, 0, 4, copy::Conversion::kRounded}, copy::Run{0, 4, 1, 4, copy::Conversion::kRounded},
+        copy::Run{0, 4, 2, 3, copy::Conversion::kRounded}, copy::Run{0, 4, 2, 4, static_cast<copy::Conversion>(2)}}) {
+    EXPECT_EQ(code_of(copy::pieces_of({&run, 1})), "INVALID_ARGUMENT");
+  }
+}
+
 TEST(CopyPlan, CanBeExecutedAgainWithOtherBases) {
   const Gpu& gpu = *take(Gpu::get(0));
   auto pool = make_pool(0);

@@ -84,7 +84,7 @@ def check_checksums(checks: Checks) -> None:
                 start = start // 16 * 16
             elements = chance.choice([1, 7, 64, 1000, 65536, 300_001])
             first = chance.choice([0, 5, 1 << 33])
-            items.append((data.data_ptr() + start, first, elements, width, len(items)))
+            items.append((data.data_ptr() + start, first, elements, width, native.PLAIN, len(items)))
             values = host[start : start + elements * width].copy().view(np.dtype(f"<u{width}"))
             wanted.append(element_hashes(first, values))
     torch.cuda.synchronize()
@@ -97,7 +97,7 @@ def check_checksums(checks: Checks) -> None:
     checks.that("checksum kernel: indices only", right)
     size = 4 * GIB
     big = torch.empty(size, dtype=torch.uint8, device="cuda")
-    whole = np.array([(big.data_ptr(), 0, size // 2, 2, 0)], dtype=native.CHECKSUM_ITEM)
+    whole = np.array([(big.data_ptr(), 0, size // 2, 2, native.PLAIN, 0)], dtype=native.CHECKSUM_ITEM)
     native.checksum(DEVICE, whole, 1)
     best = seconds_of(lambda: native.checksum(DEVICE, whole, 1))
     checks.figure("checksum kernel, bf16: GB/s", size / best / 1e9)

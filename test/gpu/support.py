@@ -95,7 +95,7 @@ def tensor_at(address: int, size: int) -> torch.Tensor:
 
 def bytes_sum(native: Any, address: int, size: int) -> int:
     """The checksum of `size` bytes of device memory, a multiple of 8."""
-    item = np.array([(address, 0, size // 8, 8, 0)], dtype=native.CHECKSUM_ITEM)
+    item = np.array([(address, 0, size // 8, 8, native.PLAIN, 0)], dtype=native.CHECKSUM_ITEM)
     return int(native.checksum(0, item, 1)[0])
 
 

@@ -76,7 +76,8 @@ def main() -> None:
 
     fill()
     items = np.array(
-        [(address, start, n, BYTES[spec["dtypes"][i]], i) for i, start, n, address, _ in pieces], native.CHECKSUM_ITEM
+        [(address, start, n, BYTES[spec["dtypes"][i]], native.PLAIN, i) for i, start, n, address, _ in pieces],
+        native.CHECKSUM_ITEM,
     )
     connection = Connection.open("rank", rank, gpu=rank, local_rank=rank, world_size=world, local_world_size=world)
     connection.send(

@@ -16,12 +16,16 @@ EVERYTHING = UNKNOWN
 #: What the bytes of a declared range are worth (BATON_SAVED …).
 SAVED, FROZEN, ZERO, DISCARD = 0, 1, 2, 3
 
+#: What becomes of elements that are copied or summed up: nothing, or bfloat16 from float32 (BATON_PLAIN …).
+PLAIN, ROUNDED = 0, 1
+
 #: Array layouts of the C structures, for numpy. `address` and `bytes` in bytes.
 RANGE = np.dtype([("address", "<u8"), ("bytes", "<u8")])
-RUN = np.dtype([("slot", "<u4"), ("reserved", "<u4"), ("src_offset", "<u8"), ("dst", "<u8"), ("bytes", "<u8")])
+RUN = np.dtype([("slot", "<u4"), ("conversion", "<u4"), ("src_offset", "<u8"), ("dst", "<u8"), ("bytes", "<u8")])
 SHARED_PIECE = np.dtype([("address", "<u8"), ("bytes", "<u8"), ("offset", "<u8")])
 CHECKSUM_ITEM = np.dtype(
-    [("address", "<u8"), ("first_element", "<u8"), ("elements", "<u8"), ("element_bytes", "<u4"), ("group", "<u4")]
+    [("address", "<u8"), ("first_element", "<u8"), ("elements", "<u8")]
+    + [("element_bytes", "<u2"), ("conversion", "<u2"), ("group", "<u4")]
 )
 
 Array = npt.NDArray[Any]

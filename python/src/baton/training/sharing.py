@@ -81,13 +81,13 @@ def share(pool: native.Pool, device: int, holdings: Sequence[Holding], taken: Se
 
 
 def _storages(device: int, holdings: Sequence[Holding], taken: Sequence[int]) -> list[_Storage]:
-    items: list[tuple[int, int, int, int, int]] = []
+    items: list[tuple[int, int, int, int, int, int]] = []
     for group, held in enumerate(holdings):
         words, rest = divmod(held.bytes, _WORD_BYTES)
         if words:
-            items.append((held.address, 0, words, _WORD_BYTES, group))
+            items.append((held.address, 0, words, _WORD_BYTES, native.PLAIN, group))
         if rest:
-            items.append((held.address + words * _WORD_BYTES, words, rest, 1, group))
+            items.append((held.address + words * _WORD_BYTES, words, rest, 1, native.PLAIN, group))
     if not items:
         return []
     sums = native.checksum(device, np.array(items, dtype=native.CHECKSUM_ITEM), len(holdings))

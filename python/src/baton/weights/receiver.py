@@ -219,7 +219,7 @@ class Receiver:
         def given() -> Any:
             for some in assembler.some(report):
                 items = [
-                    (tensor.data_ptr(), 0, tensor.numel(), tensor.element_size(), k)
+                    (tensor.data_ptr(), 0, tensor.numel(), tensor.element_size(), native.PLAIN, k)
                     for k, (_, tensor) in enumerate(some)
                 ]
                 numbers = [index for index, _ in some]
