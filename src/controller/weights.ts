@@ -6,7 +6,7 @@
 import { BatonError } from "../errors.js";
 import { manifestElements, verifyWeights, type WeightCheck } from "../memory/index.js";
 import { closeDescriptor } from "../native.js";
-import { binaryOf, u64s } from "../protocol/arrays.js";
+import { binaryOf, u32s, u64s } from "../protocol/arrays.js";
 import type { Failure, FromClient, FromController, Manifest } from "../protocol/messages.js";
 import { IndexSums } from "./index-sums.js";
 import type { Connection } from "./server.js";
@@ -38,8 +38,8 @@ export class WeightTraffic {
   readonly #synced = new Map<string, Message<"synced">>();
   /** By local rank, then by segment. */
   readonly #exported = new Map<number, Map<bigint, Exported>>();
-  /** u64 per tensor, by local rank. */
-  readonly #rankSums = new Map<number, BigUint64Array>();
+  /** u64 per tensor, by local rank: as the elements are, and as they are rounded. */
+  readonly #rankSums = new Map<number, { readonly plain: BigUint64Array; readonly rounded: BigUint64Array }>();
 
   readonly #indexSums = new IndexSums();
 
@@ -118,7 +118,12 @@ export class WeightTraffic {
         if (!known.has(segment)) throw incomplete(rank, `segment ${segment}`, "not exported");
       }
     }
-    if (message.checksums.byteLength > 0) this.#rankSums.set(rank, u64s(message.checksums, "exported.checksums"));
+    if (message.checksums.byteLength > 0) {
+      this.#rankSums.set(rank, {
+        plain: u64s(message.checksums, "exported.checksums"),
+        rounded: u64s(message.roundedChecksums, "exported.roundedChecksums"),
+      });
+    }
     return true;
   }
 
@@ -175,13 +180,17 @@ export class WeightTraffic {
   ): Promise<{ readonly passed: number; readonly failed: number; readonly failure: Failure | null }> {
     const first = this.manifests.get(0);
     if (first === undefined) throw new RangeError("no manifest");
+    const workers = this.#workersOf(engine);
+    const rounded = new Set(workers.flatMap(({ plan }) => [...u32s(plan.planned.rounded, "planned.rounded")]));
     const check: WeightCheck = {
       engine,
       zeroStage: first.zeroStage,
       names: first.names,
       elements: manifestElements(first),
-      ranks: [...this.#rankSums].sort(([a], [b]) => a - b).map(([rank, checksums]) => ({ rank, checksums })),
-      workers: this.#workersOf(engine).map(({ plan: { worker, planned }, synced }) => ({
+      ranks: [...this.#rankSums]
+        .sort(([a], [b]) => a - b)
+        .map(([rank, sums]) => ({ rank, checksums: asInEngine(sums, rounded) })),
+      workers: workers.map(({ plan: { worker, planned }, synced }) => ({
         worker,
         checksums: u64s(synced?.checksums ?? new Uint8Array(0), "synced.checksums"),
         coveredElements: u64s(planned.coveredElements, "planned.coveredElements"),
@@ -208,6 +217,17 @@ export class WeightTraffic {
   #workersThatWant(rank: number, segment: bigint): number {
     return [...this.#plans.values()].filter((plan) => plan.segments.get(rank)?.includes(segment) === true).length;
   }
+}
+
+/** The sums of a rank over what an engine makes of its elements that rounds these tensors. */
+function asInEngine(
+  sums: { readonly plain: BigUint64Array; readonly rounded: BigUint64Array },
+  rounded: ReadonlySet<number>,
+): BigUint64Array {
+  if (rounded.size === 0) return sums.plain;
+  // Missing sums must not pass for others.
+  if (sums.rounded.length !== sums.plain.length) return sums.rounded;
+  return sums.plain.map((plain, tensor) => (rounded.has(tensor) ? (sums.rounded[tensor] ?? 0n) : plain));
 }
 
 /** The check of one tensor alone. Values that are missing stay missing. */

@@ -35,6 +35,7 @@ from baton.training.deepspeed_state import stage_of
 from baton.training.logprobs import Sampled
 from baton.training.manifest import Weights
 from baton.training.memory import TrainingMemory
+from baton.weights.checksums import NOT_ASKED, Checksums
 
 PromptIds = Sequence[int] | npt.NDArray[np.integer]
 
@@ -51,7 +52,7 @@ class Rollout:
         self._sampled: list[Sampled] = []
         self._epoch = 0
         #: Summed with those of other nodes, before the handoff: all nodes do it then, whatever each is asked for.
-        self._sums: native.U64s | None = None
+        self._sums: Checksums | None = None
         self.open = False
         self._ended = False
 
@@ -167,7 +168,7 @@ class Rollout:
         sums = self._sums
         if sums is None and message.checksums:
             sums = weights.checksums(self._memory)
-        checksums = arrays.binary_u64(sums) if sums is not None and message.checksums else b""
+        asked = sums.on_the_wire() if sums is not None and message.checksums else NOT_ASKED
         for begin in range(0, max(segments.size, 1), MAX_DESCRIPTORS):
             part = segments[begin : begin + MAX_DESCRIPTORS]
             last = begin + part.size >= segments.size
@@ -178,8 +179,8 @@ class Rollout:
                     Exported(
                         seq=message.seq,
                         segments=arrays.binary_u64(part),
-                        checksums=checksums if last else b"",
                         last=last,
+                        **(asked if last else NOT_ASKED),
                     ),
                     descriptors,
                 )

@@ -123,6 +123,7 @@ class Engine:
                 wanted.setdefault(source.rank, set()).update(arrays.u64s(source.segments, "segments").tolist())
         exported: dict[int, tuple[list[int], list[int]]] = {}
         rank_sums: dict[int, np.ndarray] = {}
+        rounded = np.unique(np.concatenate([arrays.u32s(plan.rounded, "rounded") for plan in self.plans]))
         for rank, segments in wanted.items():
             client = ranks.clients[rank]
             numbers = sorted(segments)
@@ -131,7 +132,9 @@ class Engine:
             )
             answer, descriptors = client.expect(m.Exported)
             exported[rank] = (numbers, descriptors)
-            rank_sums[rank] = arrays.u64s(answer.checksums, "checksums")
+            rank_sums[rank] = arrays.u64s(answer.checksums, "checksums").copy()
+            if checksums and rounded.size:
+                rank_sums[rank][rounded] = arrays.u64s(answer.rounded_checksums, "roundedChecksums")[rounded]
         seq = self.run.next_seq()
         for worker, plan in zip(self.workers, self.plans, strict=True):
             for number, source in enumerate(plan.sources):

@@ -14,6 +14,7 @@ from baton.connection import Connection
 from baton.errors import BatonError
 from baton.protocol import arrays
 from baton.protocol import messages as m
+from baton.weights.checksums import NOT_ASKED, Checksums
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
@@ -106,9 +107,9 @@ def main() -> None:
             continue
         assert isinstance(message, m.ExportSegments)
         descriptors = [pool.export(int(number)) for number in arrays.u64s(message.segments, "segments")]
-        sums = arrays.binary_u64(native.checksum(rank, items, len(spec["names"]))) if message.checksums else b""
+        sums = Checksums.of(rank, items, spec["dtypes"]).on_the_wire() if message.checksums else NOT_ASKED
         connection.send(
-            m.Exported(seq=message.seq, segments=message.segments, checksums=sums, last=True),
+            m.Exported(seq=message.seq, segments=message.segments, last=True, **sums),
             descriptors,
         )
         for descriptor in descriptors:

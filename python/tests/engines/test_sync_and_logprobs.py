@@ -79,21 +79,41 @@ def test_the_engine_is_the_trainer(
         assert all(now <= then + GRANULE for now, then in zip(run.used_bytes(), before, strict=True))
 
 
-def test_a_conversion_uses_the_engines_own_load_weights_and_says_so(tmp_path: Path) -> None:
-    """The trainer has float32 parameters, the engine bfloat16: no plain copies, but right weights."""
+def test_float32_is_rounded_on_its_way(tmp_path: Path) -> None:
+    """The trainer has float32 parameters, the engine bfloat16: by the copy plan, as load_weights rounds them."""
     model = reference.make("qwen2", "float32", tied=True, kv_heads=2)
     with Run() as run:
         engine = Engine(run, reference.save_config(model, tmp_path), tp=2, dtype="bfloat16")
         ranks = Ranks(run, reference.tensors(model), 3, 3)
         engine.connect()
         synced = engine.handoff(ranks, compare=True)
+        assert [plan.fallback for plan in engine.plans] == [None, None]
+        assert synced.sums_agree
+        assert [worker.compared for worker in synced.workers] == [[], []]
+        check_logprobs(engine, reference.make("qwen2", "float32", tied=True, kv_heads=2).bfloat16(), "bfloat16")
+        other = reference.make("qwen2", "float32", tied=True, kv_heads=2, seed=1)
+        ranks.train(reference.tensors(other))
+        assert engine.sync(ranks).sums_agree
+        check_logprobs(engine, other.bfloat16(), "bfloat16")
+
+
+def test_other_conversions_use_the_engines_own_load_weights_and_say_so(tmp_path: Path) -> None:
+    """The trainer has bfloat16 parameters, the engine float32: no copies, but right weights."""
+    model = reference.make("qwen2", "bfloat16", tied=True, kv_heads=2)
+    with Run() as run:
+        engine = Engine(run, reference.save_config(model, tmp_path), tp=2, dtype="float32")
+        ranks = Ranks(run, reference.tensors(model), 3, 3)
+        engine.connect()
+        synced = engine.handoff(ranks, compare=True)
         for plan in engine.plans:
             assert plan.fallback is not None
-            assert "converted from torch.float32 to torch.bfloat16" in plan.fallback
+            assert "converted from torch.bfloat16 to torch.float32" in plan.fallback
         assert synced.sums_agree
         assert [worker.compared for worker in synced.workers] == [None, None]
-        rounded = reference.make("qwen2", "float32", tied=True, kv_heads=2).bfloat16()
-        check_logprobs(engine, rounded, "bfloat16")
+        # Not model.float(): its rotary table would stay rounded.
+        exact = reference.make("qwen2", "float32", tied=True, kv_heads=2)
+        exact.load_state_dict(model.state_dict())
+        check_logprobs(engine, exact, "float32")
 
 
 def test_faults_in_a_sync_are_seen(tmp_path: Path) -> None:

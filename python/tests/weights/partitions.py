@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from baton.native import ROUNDED
 from baton.weights.manifest import RankPieces, TensorSpec
 from baton.weights.plan import Plan
 
@@ -58,5 +59,10 @@ def execute(plan: Plan, memories: Sequence[np.ndarray]) -> None:
     for run in plan.runs:
         source = memories[run["slot"]]
         begin, length = int(run["src_offset"]), int(run["bytes"])
-        assert begin + length <= source.size
-        ctypes.memmove(int(run["dst"]), source[begin:].ctypes.data, length)
+        read = 2 * length if run["conversion"] == ROUNDED else length
+        assert begin + read <= source.size
+        found = source[begin : begin + read]
+        if run["conversion"] == ROUNDED:
+            values = torch.from_numpy(np.frombuffer(found.tobytes(), dtype=np.float32).copy()).bfloat16()
+            found = np.frombuffer(raw(values), dtype=np.uint8)
+        ctypes.memmove(int(run["dst"]), found.ctypes.data, length)

@@ -146,7 +146,9 @@ def test_any_plain_view_is_replayed(case: Any) -> None:
         (lambda target, source: target.copy_(source.mul_(2)), "aten.mul_"),
         (lambda target, source: target.copy_(source).add_(1), "aten.add_"),
         (lambda target, source: torch.add(source, 1, out=target), "aten.add"),
-        (lambda target, _: target.copy_(torch.ones(6, 8)), "does not come from the trainer"),
+        (lambda target, source: target.copy_(source.sort()[0]), "aten.sort"),
+        (lambda target, source: target.copy_(torch.full((6, 8), float(source[0, 0]))), "a value of 'w' is read"),
+        (lambda target, source: (target[:3].copy_(source[:3]), target[3:].copy_(target[:3])), "from another one"),
         (lambda target, source: (target.copy_(source), target[:2].copy_(source[:2])), "written twice"),
         (lambda target, source: (target.copy_(source), target[:2].fill_(0)), "filled after it was copied"),
     ],
@@ -160,7 +162,68 @@ def test_anything_but_copies_falls_back_with_the_reason(load: Any, reason: str) 
     assert plan.runs.size == 0
 
 
-def test_conversion_falls_back() -> None:
+def test_a_constant_beside_what_the_trainer_has_is_a_plan() -> None:
+    """A table that an engine computes itself: it comes back with every sync, since sleep forgets it."""
+    tensors = {"w": torch.randn(4, 8)}
+    ranks, memories = partition(tensors, 2, 3)
+    table = torch.arange(16.0).reshape(2, 8)
+
+    def load(target: Tensor, source: Tensor):
+        target[:4].copy_(source)
+        target[4:].copy_(table)
+
+    model = Awkward(load)
+    plan = planning.join(record(model, specs_of(tensors), CPU), ranks)
+    assert plan.fallback is None
+    table.zero_()
+    model.weight.fill_(torch.nan)
+    execute(plan, memories)
+    torch.testing.assert_close(model.weight.data, torch.cat((tensors["w"], torch.arange(16.0).reshape(2, 8))))
+
+
+@pytest.mark.parametrize(("world", "stage", "size"), [(3, 3, 2), (2, 2, 1)])
+def test_float32_is_rounded_to_the_engines_bfloat16(world: int, stage: int, size: int) -> None:
+    config = tiny_config(num_key_value_heads=2)
+    tensors = trainer_tensors(config, torch.float32)
+    ranks, memories = partition(tensors, world, stage)
+    for rank in range(size):
+        loaded, replayed = (part_of(config, rank, size, torch.bfloat16) for _ in range(2))
+        loaded.load_weights(tensors.items())
+        recording = record(replayed, ranks[0].tensors, CPU)
+        for parameter in replayed.parameters():
+            parameter.fill_(torch.nan)
+        sources = sources_for(rank % world, ranks)
+        plan = planning.join(recording, sources)
+        assert plan.fallback is None
+        assert plan.rounded_tensors().tolist() == list(range(len(tensors)))
+        execute(plan, [memories[source.rank] for source in sources])
+        assert bits(replayed) == bits(loaded)
+        assert set(plan.items["element_bytes"].tolist()) == {2}
+        assert plan.copy_bytes + fill_bytes(plan) == sum(len(value) for value in bits(loaded).values())
+
+
+def test_a_tensor_that_is_needed_rounded_and_as_it_is_falls_back() -> None:
+    tensors = {"w": torch.randn(6, 8)}
+    ranks, _ = partition(tensors, 2, 3)
+    exact = torch.nn.Parameter(torch.zeros(6, 8), requires_grad=False)
+    model = Awkward(lambda target, source: (target.copy_(source), exact.copy_(source)), dtype=torch.bfloat16)
+    model.exact = exact
+    plan = planning.join(record(model, specs_of(tensors), CPU), ranks)
+    assert "'w' is copied as it is and rounded" in str(plan.fallback)
+
+
+def test_a_parameter_that_not_even_load_weights_fills_is_an_error() -> None:
+    """The fallback would leave it as it was: whatever memory holds after a sleep."""
+    tensors = {"w": torch.randn(6, 8)}
+    ranks, _ = partition(tensors, 2, 3)
+    model = Awkward(lambda target, source: target[:4].copy_(source[:4] * 2))
+    with pytest.raises(BatonError, match="'weight'") as error:
+        planning.join(record(model, specs_of(tensors), CPU), ranks)
+    assert error.value.code == "WEIGHTS_NOT_COVERED"
+    assert "byte 128;" in error.value.found
+
+
+def test_other_conversions_fall_back() -> None:
     tensors = {"w": torch.randn(6, 8).bfloat16()}
     ranks, _ = partition(tensors, 2, 3)
     plan = planning.join(record(Awkward(lambda t, s: t.copy_(s)), specs_of(tensors), CPU), ranks)

@@ -71,6 +71,11 @@ export const exported = z.object({
   segments: binary,
   /** u64 checksum per tensor of the manifest over this rank's pieces; empty unless `last`, or when not asked for. */
   checksums: binary,
+  /**
+   * The same of what float32 elements become when they are rounded to bfloat16; 0 for other tensors, and empty when
+   * there is none of float32.
+   */
+  roundedChecksums: binary,
   last: z.boolean(),
 });
 
@@ -188,6 +193,8 @@ export const planned = z.object({
   /** u64 per tensor: elements of it that this worker holds; u64 per tensor: checksum over their indices only. */
   coveredElements: binary,
   coverage: binary,
+  /** u32 numbers of the tensors that are float32 on the ranks and that this worker rounds to bfloat16. */
+  rounded: binary,
 });
 
 export const synced = z.object({

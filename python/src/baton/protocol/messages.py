@@ -118,6 +118,9 @@ class Exported(msgspec.Struct, kw_only=True, rename="camel", tag="exported", tag
     #: u64 checksum per tensor of the manifest over this rank's pieces; empty unless `last`, or when not asked
     #: for.
     checksums: bytes
+    #: The same of what float32 elements become when they are rounded to bfloat16; 0 for other tensors, and
+    #: empty when there is none of float32.
+    rounded_checksums: bytes
     last: bool
 
 
@@ -248,6 +251,8 @@ class Planned(msgspec.Struct, kw_only=True, rename="camel", tag="planned", tag_f
     #: only.
     covered_elements: bytes
     coverage: bytes
+    #: u32 numbers of the tensors that are float32 on the ranks and that this worker rounds to bfloat16.
+    rounded: bytes
 
 
 class Synced(msgspec.Struct, kw_only=True, rename="camel", tag="synced", tag_field="type"):

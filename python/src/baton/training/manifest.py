@@ -19,6 +19,7 @@ from baton.training.checkpoint_names import Part, checkpoint_parts
 from baton.training.deepspeed_state import stage_of
 from baton.training.held import held, span
 from baton.training.memory import TrainingMemory
+from baton.weights.checksums import Checksums
 
 Dtype = Literal["float32", "bfloat16", "float16"]
 _DTYPES = {torch.float32: "float32", torch.bfloat16: "bfloat16", torch.float16: "float16"}
@@ -102,8 +103,8 @@ class Weights:
             arena_bytes=memory.arena_bytes_needed(),
         )
 
-    def checksums(self, memory: TrainingMemory) -> native.U64s:
-        """One layout-invariant checksum a tensor, over what this rank holds, and over what its peers hold.
+    def checksums(self, memory: TrainingMemory) -> Checksums:
+        """Layout-invariant, one a tensor, over what this rank holds, and over what its peers hold.
 
         Each is summed where it is held, not where it was gathered. With other nodes collective over the peers.
         """
@@ -114,8 +115,11 @@ class Weights:
             item["elements"] = piece.elements
             item["element_bytes"] = self.element_bytes[piece.tensor]
             item["group"] = piece.tensor
-        sums = native.checksum(memory.device, items, len(self.names))
-        return sums if memory.peers is None else memory.peers.summed(sums)
+        sums = Checksums.of(memory.device, items, self.dtypes)
+        if memory.peers is None:
+            return sums
+        summed = memory.peers.summed(np.concatenate([sums.plain, sums.rounded]))
+        return Checksums(summed[: len(self.names)], summed[len(self.names) :])
 
 
 def _piece(index: int, name: str, parameter: Any, memory: TrainingMemory) -> Piece | None:

@@ -9,11 +9,12 @@ import numpy as np
 import numpy.typing as npt
 
 from baton.errors import BatonError
-from baton.native import CHECKSUM_ITEM, RUN
+from baton.native import CHECKSUM_ITEM, PLAIN, ROUNDED, RUN
+from baton.weights.coverage import check_covered
 from baton.weights.dtypes import ELEMENT_BYTES
 from baton.weights.manifest import Ints, RankPieces
-from baton.weights.names import nearest
-from baton.weights.recorder import Copy, Fill, Recording
+from baton.weights.recorder import Fill, Recording
+from baton.weights.views import extents_of, rows_of_copy, width_of
 
 #: A copy without contiguous elements costs one run an element; more of them than this is a rearrangement.
 MAX_SINGLE_ELEMENT_RUNS = 4096
@@ -21,12 +22,17 @@ MAX_SINGLE_ELEMENT_RUNS = 4096
 
 @dataclass(frozen=True)
 class Rows:
-    """Contiguous elements of tensor `tensor` that belong at `address`."""
+    """Contiguous elements of tensor `tensor` that belong at `address`; where `rounded`, as half as many bytes."""
 
     tensor: Ints
     start: Ints
     elements: Ints
     address: Ints
+    rounded: npt.NDArray[np.bool_]
+
+    def widths(self, element_bytes: Ints) -> Ints:
+        """Bytes of an element at `address`; `element_bytes` are those of the trainer's tensors."""
+        return element_bytes[self.tensor] >> self.rounded
 
 
 class Pieces:
@@ -93,10 +99,11 @@ class Pieces:
         piece = first[row] + np.arange(row.size) - np.repeat(np.cumsum(count) - count, count)
         low = np.maximum(begin[row], self.start[piece])
         high = np.minimum(end[row], self.end[piece])
-        width = self.element_bytes[rows.tensor][row]
+        width = rows.widths(self.element_bytes)[row]
         runs = np.zeros(row.size, dtype=RUN)
         runs["slot"] = self.slot[piece]
-        runs["src_offset"] = self.offset[piece] + (low - self.start[piece]) * width
+        runs["conversion"] = np.where(rows.rounded[row], ROUNDED, PLAIN)
+        runs["src_offset"] = self.offset[piece] + (low - self.start[piece]) * self.element_bytes[rows.tensor][row]
         runs["dst"] = rows.address[row] + (low - begin[row]) * width
         runs["bytes"] = (high - low) * width
         return merge_runs(runs)
@@ -120,8 +127,13 @@ class Plan:
     def copy_bytes(self) -> int:
         return int(self.runs["bytes"].sum())
 
+    def rounded_tensors(self) -> Ints:
+        """Those that are float32 on the trainer and bfloat16 in the engine, ascending."""
+        source = self.pieces.element_bytes[self.items["group"]]
+        return np.unique(self.items["group"][self.items["element_bytes"] < source]).astype(np.int64)
+
     def source_bytes(self) -> list[int]:
-        """What is copied from each of the ranks."""
+        """What is written of what each of the ranks has."""
         found = np.zeros(len(self.pieces.ranks), dtype=np.int64)
         np.add.at(found, self.runs["slot"], self.runs["bytes"].astype(np.int64))
         return [int(size) for size in found]
@@ -151,11 +163,12 @@ def join(recording: Recording, ranks: Sequence[RankPieces]) -> Plan:
     Raises BatonError PIECES_MISSING, or WEIGHTS_NOT_COVERED when a byte of the engine's parameters gets nothing.
     """
     pieces = Pieces(ranks)
+    check_covered(recording)
     obstacle = recording.obstacle
     if obstacle is None:
         rows, obstacle = rows_of(recording)
         if obstacle is None:
-            obstacle = _check_writes(recording, rows, pieces.element_bytes)
+            obstacle = _check_writes(recording, rows, pieces.element_bytes) or _check_widths(recording, rows)
         if obstacle is None:
             items = _items(rows, pieces.element_bytes)
             runs = pieces.split(rows)
@@ -166,7 +179,7 @@ def join(recording: Recording, ranks: Sequence[RankPieces]) -> Plan:
 
 def rows_of(recording: Recording) -> tuple[Rows, str | None]:
     """All recorded copies as rows, and an obstacle when one is a rearrangement of single elements."""
-    parts = [_rows_of_copy(copy, ELEMENT_BYTES[recording.tensors[copy.source].dtype]) for copy in recording.copies]
+    parts = [rows_of_copy(copy, width_of(recording, copy)) for copy in recording.copies]
     for copy, (start, elements, _) in zip(recording.copies, parts, strict=True):
         if elements == 1 and start.size > MAX_SINGLE_ELEMENT_RUNS:
             name = recording.tensors[copy.source].name
@@ -179,41 +192,13 @@ def rows_of(recording: Recording) -> tuple[Rows, str | None]:
         np.concatenate([start for start, _, _ in parts]),
         np.repeat(np.array([elements for _, elements, _ in parts], dtype=np.int64), counts),
         np.concatenate([address for _, _, address in parts]),
+        np.repeat([copy.rounded for copy in recording.copies], counts),
     ), None
 
 
 def _empty_rows() -> Rows:
-    return Rows(*(np.zeros(0, dtype=np.int64) for _ in range(4)))
-
-
-def _rows_of_copy(copy: Copy, element_bytes: int) -> tuple[Ints, int, Ints]:
-    """Starts (elements), elements of each row, addresses."""
-    dims = _collapse(copy.shape, copy.source_strides, copy.strides)
-    elements = 1
-    if dims and dims[-1][1] == 1 and dims[-1][2] == 1:
-        elements = dims.pop()[0]
-    start = np.full(1, copy.offset, dtype=np.int64)
-    address = np.full(1, copy.address, dtype=np.int64)
-    for size, source_stride, stride in dims:
-        steps = np.arange(size, dtype=np.int64)
-        start = (start[:, None] + steps * source_stride).ravel()
-        address = (address[:, None] + steps * (stride * element_bytes)).ravel()
-    return start, elements, address
-
-
-def _collapse(
-    shape: Sequence[int], source_strides: Sequence[int], strides: Sequence[int]
-) -> list[tuple[int, int, int]]:
-    """(size, source stride, stride) with neighbouring dimensions joined where both sides allow it."""
-    dims: list[tuple[int, int, int]] = []
-    for size, source, target in zip(shape, source_strides, strides, strict=True):
-        if size == 1:
-            continue
-        if dims and dims[-1][1] == source * size and dims[-1][2] == target * size:
-            dims[-1] = (dims[-1][0] * size, source, target)
-        else:
-            dims.append((size, source, target))
-    return dims
+    nothing = np.zeros(0, dtype=np.int64)
+    return Rows(nothing, nothing, nothing, nothing, np.zeros(0, dtype=np.bool_))
 
 
 def merge_runs(runs: npt.NDArray[np.void]) -> npt.NDArray[np.void]:
@@ -222,9 +207,11 @@ def merge_runs(runs: npt.NDArray[np.void]) -> npt.NDArray[np.void]:
         return runs
     runs = runs[np.argsort(runs["dst"], kind="stable")]
     before, after = runs[:-1], runs[1:]
+    read = before["bytes"] << (before["conversion"] == ROUNDED)
     goes_on = (
         (before["slot"] == after["slot"])
-        & (before["src_offset"] + before["bytes"] == after["src_offset"])
+        & (before["conversion"] == after["conversion"])
+        & (before["src_offset"] + read == after["src_offset"])
         & (before["dst"] + before["bytes"] == after["dst"])
     )
     heads = np.concatenate(([0], np.flatnonzero(~goes_on) + 1))
@@ -237,7 +224,7 @@ def _items(rows: Rows, element_bytes: Ints) -> npt.NDArray[np.void]:
     """Checksum items for `rows`, joined where tensor and address both go on."""
     order = np.argsort(rows.address, kind="stable")
     tensor, start, elements, address = (a[order] for a in (rows.tensor, rows.start, rows.elements, rows.address))
-    width = element_bytes[tensor]
+    width = rows.widths(element_bytes)[order]
     goes_on = (
         (tensor[:-1] == tensor[1:])
         & (start[:-1] + elements[:-1] == start[1:])
@@ -252,28 +239,31 @@ def _items(rows: Rows, element_bytes: Ints) -> npt.NDArray[np.void]:
 
 
 def _check_writes(recording: Recording, rows: Rows, element_bytes: Ints) -> str | None:
-    """An obstacle when the order of writes matters. Raises BatonError WEIGHTS_NOT_COVERED.
+    """An obstacle when the order of writes matters.
 
     Fills are applied before copies, so a copy may lie over an earlier fill, and nothing else may overlap.
     """
     order = np.repeat([copy.order for copy in recording.copies], _row_counts(recording, rows))
     sort = np.argsort(rows.address, kind="stable")
     begin, order = rows.address[sort], order[sort]
-    end = begin + (rows.elements * element_bytes[rows.tensor])[sort]
+    end = begin + (rows.elements * rows.widths(element_bytes))[sort]
     names = _Names(recording)
     twice = np.flatnonzero(begin[1:] < end[:-1])
     if twice.size:
         return f"{names.at(int(begin[twice[0] + 1]))} is written twice"
-    filled = [_rows_of_fill(fill) for fill in recording.fills]
+    filled = [extents_of(fill.target) for fill in recording.fills]
     for fill, (low, high) in zip(recording.fills, filled, strict=True):
         first, last = np.searchsorted(end, low, side="right"), np.searchsorted(begin, high, side="left")
         for i in np.flatnonzero(first < last):
             if order[first[i] : last[i]].min() < fill.order:
                 return f"{names.at(int(low[i]))} is filled after it was copied"
-    _check_covered(
-        recording, np.concatenate([begin, *(f[0] for f in filled)]), np.concatenate([end, *(f[1] for f in filled)])
-    )
     return None
+
+
+def _check_widths(recording: Recording, rows: Rows) -> str | None:
+    """An obstacle when a tensor is needed both as it is and rounded: it has one checksum."""
+    both = np.intersect1d(rows.tensor[rows.rounded], rows.tensor[~rows.rounded])
+    return f"{recording.tensors[both[0]].name!r} is copied as it is and rounded" if both.size else None
 
 
 def _row_counts(recording: Recording, rows: Rows) -> list[int]:
@@ -286,37 +276,6 @@ def _row_counts(recording: Recording, rows: Rows) -> list[int]:
         counts.append(total // each)
         at += counts[-1]
     return counts
-
-
-def _rows_of_fill(fill: Fill) -> tuple[Ints, Ints]:
-    """Begin and end addresses of what a fill writes."""
-    target, width = fill.target, fill.target.element_size()
-    copy = Copy(
-        fill.order, 0, 0, tuple(target.shape), tuple(target.stride()), target.data_ptr(), tuple(target.stride())
-    )
-    _, elements, address = _rows_of_copy(copy, width)
-    return address, address + elements * width
-
-
-def _check_covered(recording: Recording, begin: Ints, end: Ints) -> None:
-    # Joined to ranges without a hole, since a parameter may be written in a hundred thousand rows. Nothing lies at 0.
-    begin, end = np.concatenate(([0], begin)), np.concatenate(([0], end))
-    sort = np.argsort(begin, kind="stable")
-    begin, reach = begin[sort], np.maximum.accumulate(end[sort])
-    holes = np.flatnonzero(begin[1:] > reach[:-1])
-    first, last = begin[np.append(0, holes + 1)], reach[np.append(holes, -1)]
-    for parameter in recording.parameters:
-        at, stop = parameter.address, parameter.address + parameter.bytes
-        written = max(at, int(last[np.searchsorted(first, at, side="right") - 1]))
-        if written < stop:
-            near = nearest(parameter.name, (tensor.name for tensor in recording.tensors), "the trainer's names")
-            raise BatonError(
-                "WEIGHTS_NOT_COVERED",
-                f"No tensor of the trainer fills the engine's parameter {parameter.name!r}.",
-                expected=f"all {parameter.bytes} bytes written by load_weights",
-                found=f"nothing at byte {written - parameter.address}; {near}",
-                action="Give engine and trainer the same model folder (tied or untied embeddings, biases).",
-            )
 
 
 class _Names:
@@ -342,5 +301,6 @@ def whole_tensors(pieces: Pieces, addresses: Sequence[tuple[int, int]]) -> npt.N
     """Runs that assemble whole tensors: (tensor, address) pairs."""
     tensor = np.array([t for t, _ in addresses], dtype=np.int64)
     sizes = np.diff(pieces.first)[tensor]
-    rows = Rows(tensor, np.zeros_like(tensor), sizes, np.array([a for _, a in addresses], dtype=np.int64))
+    to = np.array([address for _, address in addresses], dtype=np.int64)
+    rows = Rows(tensor, np.zeros_like(tensor), sizes, to, np.zeros(tensor.size, dtype=np.bool_))
     return pieces.split(rows)

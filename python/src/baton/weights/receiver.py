@@ -148,6 +148,7 @@ class Receiver:
                 ],
                 covered_elements=arrays.binary_u64(planning.covered_elements(items, len(tensors))),
                 coverage=arrays.binary_u64(native.checksum(host.ordinal, items, len(tensors), indices_only=True)),
+                rounded=arrays.binary_u32(plan.rounded_tensors()),
             )
         )
 
@@ -178,10 +179,12 @@ class Receiver:
                 self._baton.first = back_to_first(host.model.named_parameters(), self._baton.first)
             if self._baton_fault("worker.sync.flip-bit"):
                 flip_one_bit(next(iter(dict(host.model.named_parameters()).values())))
-            if last.compare and plan.fallback is None:
-                compared = differing_parameters(host.model, assembler.tensors(Report()))
-        if plan.fallback is None and last.checksums:
-            sums = native.checksum(host.ordinal, plan.items, len(plan.pieces.tensors))
+            if plan.fallback is None and last.compare:
+                # Of what was copied, before the comparison loads the weights anew.
+                sums = self._baton_sums(plan, last)
+                compared = differing_parameters(host.model, assembler.tensors(Report()), host.ordinal)
+        if plan.fallback is None and not last.compare:
+            sums = self._baton_sums(plan, last)
         epoch = last.epoch - 1 if self._baton_fault("worker.sync.stale-epoch") else last.epoch
         self._baton_connection().send(
             Synced(
@@ -203,6 +206,12 @@ class Receiver:
         host = self.baton_host()
         self._baton.recording = record(host.model, tensors, host.torch_device)
         return self._baton.recording
+
+    def _baton_sums(self, plan: planning.Plan, last: Sources) -> native.U64s:
+        """By tensor, of what this worker holds; none when they were not asked for."""
+        if not last.checksums:
+            return np.zeros(0, dtype=np.uint64)
+        return native.checksum(self.baton_host().ordinal, plan.items, len(plan.pieces.tensors))
 
     def _baton_copy(self, plan: planning.Plan, mapped: Mapped, report: Report) -> None:
         assert self._baton.copies is not None

@@ -2,8 +2,9 @@
 
 The engine loads scratch tensors of the trainer's names and shapes while every torch operation is seen. A plain copy
 from a view of a scratch tensor into a parameter is a rule that holds for every later sync: source name, offset,
-shape and strides, and the address it goes to. Constant fills (padding) are rules as well. Whatever else reaches a
-parameter (arithmetic, a conversion, a copy of something computed) makes the recording unusable, with the reason.
+shape and strides, and the address it goes to; so is one that rounds float32 to bfloat16. Constants (padding that is
+filled, a table that does not come from the trainer) are rules as well. Whatever else reaches a parameter (arithmetic,
+another conversion, a copy of something computed) makes the recording unusable, with the reason.
 """
 
 from __future__ import annotations
@@ -34,7 +35,10 @@ class Loads(Protocol):
 
 @dataclass(frozen=True)
 class Copy:
-    """A view of tensor `source` copied to `address`. Offsets and strides in elements, one stride a dimension."""
+    """A view of tensor `source` copied to `address`. Offsets and strides in elements, one stride a dimension.
+
+    `rounded`: it is float32 and becomes bfloat16.
+    """
 
     order: int
     source: int
@@ -43,18 +47,23 @@ class Copy:
     source_strides: tuple[int, ...]
     address: int
     strides: tuple[int, ...]
+    rounded: bool = False
 
 
 @dataclass(frozen=True)
 class Fill:
-    """A view of a parameter set to a constant. `target` stays valid while the engine keeps its addresses."""
+    """A view of a parameter set to a constant: one value, or a tensor of them (in host memory) that does not come from
+    the trainer. `target` stays valid while the engine keeps its addresses."""
 
     order: int
     target: Tensor
-    value: float
+    value: float | Tensor
 
     def apply(self) -> None:
-        self.target.fill_(self.value)
+        if isinstance(self.value, Tensor):
+            self.target.copy_(self.value)
+        else:
+            self.target.fill_(self.value)
 
 
 @dataclass(frozen=True)
@@ -71,9 +80,12 @@ class Recording:
     """What `load_weights` did. `obstacle`: why it cannot be repeated as copies; None when it can."""
 
     tensors: tuple[TensorSpec, ...]
+    #: Empty when `load_weights` moves them.
     parameters: list[Parameter] = field(default_factory=list)
     copies: list[Copy] = field(default_factory=list)
     fills: list[Fill] = field(default_factory=list)
+    #: Views of parameters that are written in a way that cannot be repeated.
+    others: list[Tensor] = field(default_factory=list)
     obstacle: str | None = None
 
 
@@ -96,8 +108,9 @@ def record(model: Loads, tensors: Sequence[TensorSpec], device: torch.device) ->
     watch = _Watch(recording, model)
     with torch.no_grad(), watch:
         model.load_weights(_scratch(tensors, device, watch.begin))
-    if recording.obstacle is None and parameters_of(model) != recording.parameters:
-        recording.obstacle = "load_weights moves parameters to other memory"
+    if parameters_of(model) != recording.parameters:
+        recording.parameters.clear()  # what was written is no longer where they lie
+        recording.obstacle = recording.obstacle or "load_weights moves parameters to other memory"
     return recording
 
 
@@ -142,6 +155,8 @@ class _Watch(TorchDispatchMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
+        if func is aten._local_scalar_dense.default and (origin := self._origin(args[0])) is not None:
+            self._object(f"a value of {self._name(origin)} is read")
         written = [
             value
             for value, argument in zip(args, func._schema.arguments, strict=False)
@@ -160,9 +175,11 @@ class _Watch(TorchDispatchMode):
             if _key(target) in self._targets:
                 self._note_write(func, target, args, kwargs)
             else:
-                self._note_derived(func, target, args)
-        if not written and isinstance(result, Tensor):
-            self._note_derived(func, result, args)
+                self._note_derived(func, target, (*args, *kwargs.values()))
+        if not written:
+            for made in result if isinstance(result, list | tuple) else (result,):
+                if isinstance(made, Tensor):
+                    self._note_derived(func, made, (*args, *kwargs.values()))
         return result
 
     def _note_write(self, func: Any, target: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -176,16 +193,20 @@ class _Watch(TorchDispatchMode):
             self._recording.fills.append(Fill(self._order, target.detach(), 0.0))
         else:
             source = next((o for a in (*args, *kwargs.values()) if (o := self._origin(a))), None)
-            self._object(f"{func} is applied to a parameter" + (f" with {self._name(source)}" if source else ""))
+            found = f"{func} is applied to a parameter" + (f" with {self._name(source)}" if source else "")
+            self._other(target, found)
 
     def _note_copy(self, target: Tensor, source: Tensor) -> None:
         origin = self._origin(source)
-        if origin is None:
-            self._object("a parameter is copied from a tensor that does not come from the trainer")
+        rounded = (source.dtype, target.dtype) == (torch.float32, torch.bfloat16)
+        if _key(source) in self._targets:
+            self._other(target, "a parameter is copied from another one")
+        elif origin is None:
+            self._recording.fills.append(Fill(self._order, target.detach(), source.detach().cpu().clone()))
         elif origin.by is not None:
-            self._object(f"{self._name(origin)} passes through {origin.by} on its way into a parameter")
-        elif source.dtype != target.dtype:
-            self._object(f"{self._name(origin)} is converted from {source.dtype} to {target.dtype}")
+            self._other(target, f"{self._name(origin)} passes through {origin.by} on its way into a parameter")
+        elif source.dtype != target.dtype and not rounded:
+            self._other(target, f"{self._name(origin)} is converted from {source.dtype} to {target.dtype}")
         else:
             source = source.expand(target.shape)
             self._recording.copies.append(
@@ -197,6 +218,7 @@ class _Watch(TorchDispatchMode):
                     tuple(source.stride()),
                     target.data_ptr(),
                     tuple(target.stride()),
+                    rounded,
                 )
             )
 
@@ -220,6 +242,10 @@ class _Watch(TorchDispatchMode):
 
     def _name(self, origin: _Origin) -> str:
         return repr(self._recording.tensors[origin.source].name)
+
+    def _other(self, target: Tensor, reason: str) -> None:
+        self._recording.others.append(target.detach())
+        self._object(reason)
 
     def _object(self, reason: str) -> None:
         if self._recording.obstacle is None:

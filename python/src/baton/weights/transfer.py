@@ -130,36 +130,37 @@ class Assembler:
         return made
 
 
-def differing_parameters(model: Loads, tensors: Iterator[tuple[str, Tensor]]) -> list[str]:
-    """Names of the parameters that the engine's own `load_weights` would have filled otherwise, bit by bit.
+def differing_parameters(model: Loads, tensors: Iterator[tuple[str, Tensor]], ordinal: int) -> list[str]:
+    """Names of the parameters that the engine's own `load_weights` fills otherwise than they are, by checksum.
 
-    `load_weights` runs on scratch memory of the same size, which begins as a pattern of its own: what it leaves
-    alone counts as a difference.
+    `load_weights` runs on the parameters themselves, whose every bit is turned before: what it leaves alone counts as a
+    difference. So besides `tensors` no memory is taken, and afterwards the parameters hold what `load_weights` gives.
     """
-    parameters = dict(model.named_parameters())
-    own = {name: parameter.data for name, parameter in parameters.items()}
-    try:
-        for name, parameter in parameters.items():
-            parameter.data = _patterned(own[name])
-        with torch.no_grad():
-            model.load_weights(tensors)
-        return [name for name, parameter in parameters.items() if not _same_bits(parameter.data, own[name])]
-    finally:
-        for name, parameter in parameters.items():
-            parameter.data = own[name]
+    names = [name for name, _ in model.named_parameters()]
+    before = _sums(model, ordinal)
+    # Tied parameters share their memory, which must be turned once.
+    places = {parameter.data_ptr(): parameter for _, parameter in model.named_parameters()}
+    with torch.no_grad():
+        for parameter in places.values():
+            _bits(parameter).bitwise_not_()
+        model.load_weights(tensors)
+    after = _sums(model, ordinal)
+    return [name for name, one, other in zip(names, before, after, strict=True) if one != other]
 
 
-def _patterned(like: Tensor) -> Tensor:
-    """Memory as large as `like` in which no byte is the same as in `like`."""
-    return _bits(like).bitwise_not().view(like.dtype).view(like.shape)
-
-
-def _same_bits(left: Tensor, right: Tensor) -> bool:
-    return torch.equal(_bits(left), _bits(right))
+def _sums(model: Loads, ordinal: int) -> native.U64s:
+    """A checksum a parameter."""
+    parameters = [parameter for _, parameter in model.named_parameters()]
+    items = [
+        (parameter.data_ptr(), 0, parameter.numel(), parameter.element_size(), native.PLAIN, number)
+        for number, parameter in enumerate(parameters)
+    ]
+    return native.checksum(ordinal, np.array(items, dtype=native.CHECKSUM_ITEM), len(items))
 
 
 def _bits(tensor: Tensor) -> Tensor:
-    return tensor.detach().contiguous().reshape(-1).view(torch.uint8)
+    """Its memory; no copy, or an error."""
+    return tensor.detach().view(-1).view(torch.uint8)
 
 
 def back_to_first(named: Iterable[tuple[str, Tensor]], first: list[Tensor] | None) -> list[Tensor]:
@@ -174,5 +175,4 @@ def back_to_first(named: Iterable[tuple[str, Tensor]], first: list[Tensor] | Non
 
 def flip_one_bit(tensor: Tensor) -> None:
     """A fault on purpose."""
-    _flat = tensor.detach().view(-1).view(torch.uint8)
-    _flat[:1] = _flat[:1] ^ 1
+    _bits(tensor)[:1] ^= 1

@@ -23,6 +23,7 @@ from baton.protocol import arrays
 from baton.protocol import messages as m
 from baton.protocol.frames import MAX_DESCRIPTORS
 from baton.training.memory import TrainingMemory
+from baton.weights.checksums import NOT_ASKED, Checksums
 
 _WIDTH = 2
 
@@ -68,8 +69,9 @@ def _serve(
 ) -> None:
     """Sends the manifest, then exports what is asked for, as `Rollout` does."""
     base = flat.data_ptr()
+    dtypes = ["bfloat16"] * len(tensors)
     items = np.array(
-        [(base + offset * _WIDTH, start, count, _WIDTH, index) for index, start, count, offset in pieces],
+        [(base + offset * _WIDTH, start, count, _WIDTH, native.PLAIN, index) for index, start, count, offset in pieces],
         native.CHECKSUM_ITEM,
     )
     connection = Connection.open("rank", rank, gpu=gpu, local_rank=rank, world_size=world, local_world_size=world)
@@ -79,7 +81,7 @@ def _serve(
             dtype="bfloat16",
             segment_bytes=pool.segment_bytes,
             names=list(tensors),
-            dtypes=["bfloat16"] * len(tensors),
+            dtypes=dtypes,
             shapes=[list(shape) for shape in tensors.values()],
             piece_tensor=arrays.binary_u32([piece[0] for piece in pieces]),
             piece_start=arrays.binary_u64([piece[1] for piece in pieces]),
@@ -92,14 +94,17 @@ def _serve(
     while True:
         message, _ = connection.expect(m.ExportSegments)
         segments = arrays.u64s(message.segments, "segments")
-        sums = arrays.binary_u64(native.checksum(gpu, items, len(tensors))) if message.checksums else b""
+        sums = Checksums.of(gpu, items, dtypes).on_the_wire() if message.checksums else NOT_ASKED
         for begin in range(0, max(segments.size, 1), MAX_DESCRIPTORS):
             part = segments[begin : begin + MAX_DESCRIPTORS]
             last = begin + part.size >= segments.size
             descriptors = [pool.export(int(segment)) for segment in part]
             connection.send(
                 m.Exported(
-                    seq=message.seq, segments=arrays.binary_u64(part), checksums=sums if last else b"", last=last
+                    seq=message.seq,
+                    segments=arrays.binary_u64(part),
+                    last=last,
+                    **(sums if last else NOT_ASKED),
                 ),
                 descriptors,
             )
