@@ -17,6 +17,7 @@ export function engineEnvironment(recipe: Recipe, config: PhaseConfig, engine: n
     max_model_length: recipe.engine.maxModelLength,
     max_sequences: recipe.engine.maxSequences,
     cache_bytes: recipe.engine.cacheBytes,
+    sync: recipe.engine.sync,
     options: recipe.engine.options,
   });
 }

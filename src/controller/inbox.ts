@@ -1,6 +1,6 @@
 /** Turns what clients say into events for the state machine, and keeps what it does not decide by. */
 import { BatonError } from "../errors.js";
-import { checkPieces, manifestSignature } from "../memory/index.js";
+import { checkPieces, manifestSignature, scratchBytes } from "../memory/index.js";
 import type { Nvml } from "../native.js";
 import type { Client, Event, PhaseConfig } from "../phases/index.js";
 import type { Manifest } from "../protocol/messages.js";
@@ -160,7 +160,13 @@ export class Inbox {
     const { manifests } = this.#weights;
     const isFirst = !manifests.has(rank);
     this.#weights.manifest(rank, manifest);
-    const event: Event = { type: "manifest", rank, signature: manifestSignature(manifest), dtype: manifest.dtype };
+    const event: Event = {
+      type: "manifest",
+      rank,
+      signature: manifestSignature(manifest),
+      dtype: manifest.dtype,
+      scratchBytes: scratchBytes(manifest),
+    };
     if (manifests.size < this.#options.rankCount()) return event;
     if (isFirst) this.#recorder.model(manifests);
     const all = [...manifests].sort(([a], [b]) => a - b).map(([index, one]) => ({ rank: index, manifest: one }));

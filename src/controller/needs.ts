@@ -1,11 +1,10 @@
 /** Whether the GPUs are large enough, once engines and ranks have said what they need. */
+import { elementBytes } from "../memory/index.js";
 import type { Nvml } from "../native.js";
 import { engineOnGpu, type PhaseConfig } from "../phases/index.js";
 import { u32s, u64s } from "../protocol/arrays.js";
 import type { Failure, Manifest } from "../protocol/messages.js";
 import { checkGpuSize } from "../recipe/index.js";
-
-const BYTES = { float32: 4, bfloat16: 2, float16: 2 } as const;
 
 /** The first GPU that is too small, or null. Rank r is on GPU r. */
 export function checkGpus(
@@ -37,7 +36,6 @@ function pieceBytes(manifest: Manifest): number {
   const tensors = u32s(manifest.pieceTensor, "manifest.pieceTensor");
   const elements = u64s(manifest.pieceElements, "manifest.pieceElements");
   return tensors.reduce((sum, tensor, piece) => {
-    const dtype = manifest.dtypes[tensor] as keyof typeof BYTES | undefined;
-    return sum + Number(elements[piece] ?? 0n) * BYTES[dtype ?? manifest.dtype];
+    return sum + Number(elements[piece] ?? 0n) * elementBytes(manifest, tensor);
   }, 0);
 }

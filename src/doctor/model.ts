@@ -1,4 +1,5 @@
 /** Whether a model fits: its training state and an engine on each GPU, its arenas in host memory. */
+import { type Dtype, ELEMENT_BYTES } from "../protocol/dtypes.js";
 import { checkGpuSize, checkHeads, type ModelConfig } from "../recipe/index.js";
 import { shortBytes } from "../report/figures.js";
 import type { Facts } from "./facts.js";
@@ -9,7 +10,6 @@ import type { ModelShape } from "./parameters.js";
 const { ok, warning, problem, unknown } = findingsOf("model");
 
 const MIB = 2 ** 20;
-const ELEMENT_BYTES = { float32: 4, bfloat16: 2, float16: 2 } as const;
 /** Adam's two moments, in fp32. */
 const MOMENT_BYTES = 8;
 const MASTER_BYTES = 4;
@@ -25,7 +25,7 @@ export interface ModelPlan {
   readonly ranks: number;
   readonly zero: 1 | 2 | 3;
   readonly tensorParallel: number;
-  readonly dtype: keyof typeof ELEMENT_BYTES;
+  readonly dtype: Dtype;
   readonly maxModelLength: number;
   readonly maxSequences: number;
 }

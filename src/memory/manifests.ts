@@ -1,6 +1,7 @@
 /** What the ranks' manifests say together. */
 import { createHash } from "node:crypto";
 import { u32s, u64s } from "../protocol/arrays.js";
+import { ELEMENT_BYTES, isDtype } from "../protocol/dtypes.js";
 import type { Failure, Manifest } from "../protocol/messages.js";
 
 /** Equal exactly when two ranks train the same tensors in the same way. */
@@ -14,6 +15,22 @@ export function manifestSignature(manifest: Manifest): string {
 /** Elements of each tensor. */
 export function manifestElements(manifest: Manifest): number[] {
   return manifest.shapes.map((shape) => shape.reduce((product, size) => product * size, 1));
+}
+
+/** As SCRATCH_BYTES of python/src/baton/weights/transfer.py. */
+const SCRATCH_BYTES = 64 * 2 ** 20;
+
+/** What a worker needs to put whole tensors together: so much at a time, and one at least (`Assembler` there). */
+export function scratchBytes(manifest: Manifest): number {
+  const sizes = manifestElements(manifest).map((elements, tensor) => elements * elementBytes(manifest, tensor));
+  const all = sizes.reduce((sum, size) => sum + size, 0);
+  return sizes.reduce((most, size) => Math.max(most, size), Math.min(SCRATCH_BYTES, all));
+}
+
+/** Bytes of an element of a tensor. */
+export function elementBytes(manifest: Manifest, tensor: number): number {
+  const dtype = manifest.dtypes[tensor] ?? "";
+  return ELEMENT_BYTES[isDtype(dtype) ? dtype : manifest.dtype];
 }
 
 /**

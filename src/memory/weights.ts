@@ -132,7 +132,7 @@ function checkSums({ engine, zeroStage, names, elements, ranks, workers }: Weigh
     expected: `checksum ${hex(trainerSum(zeroStage, ranks, tensor))} of ${first}, as on the trainer, for each copy`,
     found: `${hex(engineSum(workers, tensor))} over all workers; ${wrong.length} of ${names.length} tensors differ`,
     action:
-      "Nothing was generated with them. Run again; if it comes back, set engine.options to use load_weights and report it.",
+      "Nothing was generated with them. Run again; if it comes back, set engine.sync to load_weights and report it.",
   };
 }
 

@@ -71,7 +71,7 @@ function checkComparison(step: Step, name: string, compared: readonly string[] |
       : `${name} did not compare its first sync`,
     expected: "no parameter that differs after the first sync",
     found: compared ? `${shown}${more}` : "no comparison",
-    action: "Report it with the model's config.json; engine.options can force the engine's own load_weights.",
+    action: "Report it with the model's config.json; engine.sync: load_weights does without the plan.",
   });
 }
 

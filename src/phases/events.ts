@@ -43,6 +43,8 @@ export type Event =
       readonly signature: string;
       /** Of most of the trainer's tensors, by its name in torch. */
       readonly dtype: string;
+      /** What a worker needs to put whole tensors together, as many as it does at a time. */
+      readonly scratchBytes: number;
     }
   | { readonly type: "arrived"; readonly rank: number; readonly epoch: number }
   | { readonly type: "released"; readonly rank: number; readonly seq: number; readonly releasedBytes: number }

@@ -11,7 +11,7 @@ export function onManifest(step: Step, event: EventOf<"manifest">): void {
   const rank = step.rank(event.rank, "manifest");
   step.expect(asClient(rank), "manifest", rank.phase, ["attaching", "train"]);
   const { checks, engineDtype } = step.state.config;
-  // The other way round works: the engine's load_weights rounds a float32 trainer's parameters.
+  // The other way round works: a float32 trainer's parameters are rounded on their way.
   if (checks.needsFloat32 && engineDtype === "float32" && event.dtype !== "float32") {
     step.fail({
       code: "DTYPE_MISMATCH",
@@ -24,6 +24,7 @@ export function onManifest(step: Step, event: EventOf<"manifest">): void {
   rank.phase = "train";
   rank.manifest = event.signature;
   rank.dtype = event.dtype;
+  rank.scratchBytes = event.scratchBytes;
   // Names or addresses may have changed, and every plan is made of all manifests. A rank may be so quick that
   // the handoff it comes from still goes on elsewhere: that one keeps its plans.
   step.state.manifestsChanged = true;

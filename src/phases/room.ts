@@ -75,8 +75,17 @@ function onEngineRoom(step: Step, engine: EngineState, room: RoomWait, measured:
 
 /** What an engine that waits for room needs on one of its GPUs. */
 function neededBytes(state: State, engine: EngineState, gpu: number): number {
-  if (engine.stage === "roomForWeights") return engine.weightBytes;
+  if (engine.stage === "roomForWeights") return engine.weightBytes + scratchBytes(state, engine);
   return Math.max(engine.cacheBytes, laterBytes(state, engine, gpu));
+}
+
+/**
+ * What a worker takes besides while its weights are awake: whole tensors of the trainer for `load_weights`, which is
+ * watched or compared with in the first sync, and used in all of them where copies cannot do it.
+ */
+function scratchBytes(state: State, engine: EngineState): number {
+  const loads = engine.syncs === 0 || !engine.planned || engine.workers.some(({ fallback }) => fallback !== null);
+  return loads ? Math.max(0, ...state.ranks.map((rank) => rank.scratchBytes)) : 0;
 }
 
 /**
@@ -90,7 +99,7 @@ function laterBytes(state: State, engine: EngineState, gpu: number): number {
 /** Release as needed: each rank beside the engine gives back what its GPU lacks, once a stage. */
 function askForRoom(step: Step, engine: EngineState, room: RoomWait, measured: readonly FreeMemory[]): void {
   const forWeights = engine.stage === "roomForWeights";
-  const needBytes = forWeights ? engine.weightBytes : engine.cacheBytes;
+  const needBytes = forWeights ? neededBytes(step.state, engine, 0) : engine.cacheBytes;
   for (const rank of step.ranksBeside(engine)) {
     if (!room.gpus.includes(rank.index) || rank.phase !== (forWeights ? "arrived" : "exported")) continue;
     const freeBytes = measured.find(({ gpu }) => gpu === rank.index)?.freeBytes ?? null;

@@ -80,6 +80,8 @@ export interface RankState {
   manifest: string | null;
   /** Of its tensors, as the manifest says. */
   dtype: string | null;
+  /** What a worker needs to put whole tensors of its manifest together, as many as it does at a time. */
+  scratchBytes: number;
   /** Epoch that it arrived with. */
   epoch: number;
   /** Number of the command that it has to answer. */
@@ -195,6 +197,7 @@ export function newRank(index: number): RankState {
     phase: "absent",
     manifest: null,
     dtype: null,
+    scratchBytes: 0,
     epoch: 0,
     seq: 0,
     inHandoff: false,
@@ -295,6 +298,7 @@ function copyRank(rank: RankState): RankState {
     phase: rank.phase,
     manifest: rank.manifest,
     dtype: rank.dtype,
+    scratchBytes: rank.scratchBytes,
     epoch: rank.epoch,
     seq: rank.seq,
     inHandoff: rank.inHandoff,

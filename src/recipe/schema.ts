@@ -52,13 +52,22 @@ const engine = z.strictObject({
   dtype: z
     .enum(["float32", "bfloat16", "float16"])
     .default("bfloat16")
-    .describe("Type of the engine's weights; the policy's parameters must have it too."),
+    .describe(
+      "Type of the engine's weights. The policy's parameters should have it too; float32 is rounded to bfloat16.",
+    ),
   maxModelLength: count.default(2048).describe("Longest prompt plus completion, in tokens."),
   maxSequences: count.default(256).describe("Sequences that an engine generates at once."),
   cacheBytes: z
     .union([bytes, z.null()], { error: "expected a number of bytes, or one with a unit such as 24GiB, or null" })
     .default(null)
     .describe("KV cache on each GPU; null: what `maxSequences` sequences of full length need."),
+  sync: z
+    .enum(["copies", "load_weights"])
+    .default("copies")
+    .describe(
+      "How weights get into an engine: `copies` of what its `load_weights` was seen to do, or that itself at every sync, " +
+        "which is slower (and is taken where copies cannot do it).",
+    ),
   options: z
     .record(z.string(), z.unknown())
     .default({})

@@ -280,9 +280,9 @@ def paused(checks: Checks, trainer: Trainer, memory: TrainingMemory, want: list[
         returned = memory.wait()
         if streaming and returned is not None:
             waited.append(returned.waited_seconds)
-    sums = weights.checksums(memory).tolist()
+    sums = weights.checksums(memory).plain.tolist()
     handoffs.once()
-    checks.that(f"{name}: checksums of the weights", weights.checksums(memory).tolist() == sums and any(sums))
+    checks.that(f"{name}: checksums of the weights", weights.checksums(memory).plain.tolist() == sums and any(sums))
     checks.that(f"{name}: {handoffs.count} pauses", not handoffs.wrong, "; ".join(dict.fromkeys(handoffs.wrong)))
     if extra:
         grown = handoffs.left[-1] - handoffs.left[first]

@@ -136,6 +136,20 @@ describe("a handoff", () => {
     });
   });
 
+  it("has room for what the first sync is compared with, and does not ask for it again", () => {
+    start({ release: "needed" }, "bfloat16", 7);
+    forget();
+    feed(...arrive());
+    expect(feed(...room(16))).toEqual(ranks.map((rank) => `rank ${rank} release optimizer`));
+    const asked = all.filter((command) => command.type === "send" && command.message.type === "release");
+    expect(asked).toHaveLength(4);
+    for (const command of asked) expect(command).toMatchObject({ message: { wantBytes: 1 } });
+    for (const engine of state.engines) Object.assign(engine, { planned: true, syncs: 1 });
+    forget();
+    feed(...ranks.map((rank) => release(rank, 0)));
+    expect(feed(...room(10))).toEqual(["engine 0 wake weights", "engine 1 wake weights"]);
+  });
+
   it("names its phases for the log", () => {
     openAll();
     const node = all.filter((command) => command.type === "phaseChanged" && command.client === null);

@@ -141,7 +141,13 @@ export class Rank extends Process {
 
   private sendManifest(): void {
     this.signature = this.world.corrupt("otherManifest") ? "other" : "same";
-    this.outbox.push({ type: "manifest", rank: this.index, signature: this.signature, dtype: "bfloat16" });
+    this.outbox.push({
+      type: "manifest",
+      rank: this.index,
+      signature: this.signature,
+      dtype: "bfloat16",
+      scratchBytes: 0,
+    });
     this.at = "train";
   }
 

@@ -80,7 +80,7 @@ export function forget(): void {
 }
 
 /** A node of two engines with two workers each, and four ranks that have all said what they have. */
-export function start(changes: Partial<PhaseConfig> = {}, dtype = "bfloat16"): void {
+export function start(changes: Partial<PhaseConfig> = {}, dtype = "bfloat16", scratchBytes = 0): void {
   state = initialState(config(changes));
   all = [];
   feed({ type: "started" });
@@ -94,7 +94,7 @@ export function start(changes: Partial<PhaseConfig> = {}, dtype = "bfloat16"): v
   }
   for (const rank of ranks) {
     feed({ type: "hello", client: { role: "rank", index: rank }, gpu: rank, localWorldSize: 4 });
-    feed({ type: "manifest", rank, signature: "s", dtype });
+    feed({ type: "manifest", rank, signature: "s", dtype, scratchBytes });
   }
 }
 

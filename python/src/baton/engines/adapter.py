@@ -44,6 +44,8 @@ class EngineConfig:
     max_sequences: int
     #: Bytes of KV cache on each GPU; None: what `max_sequences` sequences of full length need.
     cache_bytes: int | None = None
+    #: How weights get into the engine: by copies, learned from `load_weights`, or by that itself at every sync.
+    sync: Literal["copies", "load_weights"] = "copies"
     #: Engine-specific options, unchanged from the recipe.
     options: dict[str, Any] = field(default_factory=dict)
 

@@ -50,6 +50,8 @@ class Host:
     gpu: int
     engine: int
     rank: int
+    #: Whether weights may be copied; else the engine's own load_weights is used at every sync.
+    by_copies: bool = True
 
 
 @dataclass
@@ -204,8 +206,11 @@ class Receiver:
 
     def _baton_record(self, tensors: tuple[TensorSpec, ...]) -> Recording:
         host = self.baton_host()
-        self._baton.recording = record(host.model, tensors, host.torch_device)
-        return self._baton.recording
+        recording = record(host.model, tensors, host.torch_device)
+        if not host.by_copies:
+            recording.obstacle = recording.obstacle or "engine.sync asks for it"
+        self._baton.recording = recording
+        return recording
 
     def _baton_sums(self, plan: planning.Plan, last: Sources) -> native.U64s:
         """By tensor, of what this worker holds; none when they were not asked for."""

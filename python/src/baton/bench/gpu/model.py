@@ -11,7 +11,7 @@ from baton.errors import BatonError
 def tensors_of(folder: str) -> dict[str, tuple[int, ...]]:
     """Names and shapes of the model's parameters, tied ones once."""
     try:
-        return dict(model_config.read(folder).checkpoint_tensors())
+        return dict(model_config.read_sizes(folder).checkpoint_tensors())
     except BatonError:
         import torch
         from transformers import AutoConfig, AutoModelForCausalLM

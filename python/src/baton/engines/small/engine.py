@@ -94,6 +94,7 @@ class SmallEngine(EngineAdapter):
                 "engine": config.index,
                 "device": config.devices[worker.rank],
                 "dtype": config.dtype,
+                "sync": config.sync,
                 "model": asdict(model),
                 "store": os.path.join(self._folder, "store"),
                 "collective_deadline": COLLECTIVE_SECONDS,

@@ -50,6 +50,7 @@ class Worker(Receiver):
         self.engine = int(setup["engine"])
         self.device = int(setup["device"])
         self.dtype_name = str(setup["dtype"])
+        self.by_copies = setup["sync"] == "copies"
         dtype = DTYPES[self.dtype_name]
         config = ModelConfig(**setup["model"])
         self.shard = Shard.of(config, self.rank, int(setup["size"]))
@@ -68,7 +69,8 @@ class Worker(Receiver):
         self.tensors = [TensorSpec(name, shape, self.dtype_name) for name, shape in config.checkpoint_tensors()]
 
     def baton_host(self) -> Host:
-        return Host(self.model, torch.device("cpu"), self.device, self.device, self.engine, self.rank)
+        cpu = torch.device("cpu")
+        return Host(self.model, cpu, self.device, self.device, self.engine, self.rank, self.by_copies)
 
     def info(self) -> dict[str, int]:
         return {

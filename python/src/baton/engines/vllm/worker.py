@@ -32,7 +32,7 @@ _CONFIG: EngineConfig = parse_config(os.environ["BATON_ENGINE"])[1]
 def _weight_bytes(config: EngineConfig) -> int | None:
     """About what one worker's weights need; None when config.json is of a kind that is not known here."""
     try:
-        tensors = list(model_config.read(config.model).checkpoint_tensors())
+        tensors = list(model_config.read_sizes(config.model).checkpoint_tensors())
     except BatonError:
         return None
     return sum(math.prod(shape) for _, shape in tensors) * DTYPES[config.dtype].itemsize // config.tensor_parallel
@@ -78,7 +78,8 @@ class WorkerExtension(Receiver):
         device: torch.device = worker.device
         ordinal = int(device.index)
         rank = int(worker.rank)
-        return Host(self._baton_model(), device, ordinal, _CONFIG.devices[rank], _CONFIG.index, rank)
+        by_copies = _CONFIG.sync == "copies"
+        return Host(self._baton_model(), device, ordinal, _CONFIG.devices[rank], _CONFIG.index, rank, by_copies)
 
     def baton_info(self) -> dict[str, int]:
         """Once, when vLLM has started: what this worker holds, in bytes."""
@@ -108,7 +109,7 @@ class WorkerExtension(Receiver):
         """Records `load_weights` with the tensors that config.json implies, where that is known. Else the manifests
         of the ranks will say which they are."""
         try:
-            tensors = model_config.read(_CONFIG.model).checkpoint_tensors()
+            tensors = model_config.read_sizes(_CONFIG.model).checkpoint_tensors()
         except BatonError as error:
             return error.message
         obstacle = self.baton_record([[name, list(shape), _CONFIG.dtype] for name, shape in tensors])
@@ -121,7 +122,7 @@ class WorkerExtension(Receiver):
 
     def baton_sync(self, seq: int) -> int:
         epoch = super().baton_sync(seq)
-        # Scratch of a comparison or of a fallback is as large as the weights; the ranks may want the room.
+        # Scratch of a comparison or of a fallback, the largest tensor's; the ranks may want the room.
         torch.cuda.synchronize()
         torch.cuda.empty_cache()
         return epoch
