@@ -10,6 +10,8 @@ export interface DeepSpeedShape {
   readonly tensorParallel: number;
   readonly zero: 1 | 2 | 3;
   readonly dtype: "float32" | "bfloat16";
+  /** As `dtype` when it is left out. */
+  readonly engineDtype?: "float32" | "bfloat16";
   /** Output embedding of its own, or the input's. */
   readonly tied: boolean;
   /** Key-value heads; the model has 4 heads. */
@@ -57,14 +59,14 @@ export function writeModel(
 
 /** By a recipe, and by torchrun: the demo has the command line and accelerate. */
 export function deepspeedRun(folder: string, shape: DeepSpeedShape): Baton {
-  const { ranks, engines, tensorParallel, zero, dtype, place } = shape;
+  const { ranks, engines, tensorParallel, zero, dtype, engineDtype = dtype, place } = shape;
   const model = writeModel(folder, shape);
   const recipe = join(folder, "recipe.yaml");
   writeFileSync(
     recipe,
     [
       // Relative to the recipe, not to where the run is started.
-      `engine: {model: ./model, engines: ${engines}, tensorParallel: ${tensorParallel}, dtype: ${dtype},`,
+      `engine: {model: ./model, engines: ${engines}, tensorParallel: ${tensorParallel}, dtype: ${engineDtype},`,
       "  maxModelLength: 32, maxSequences: 16}",
       "gpus: {simulated: {memoryBytes: 16MiB}}",
       `ranks: ${ranks}`,
