@@ -6,13 +6,14 @@
 namespace baton {
 
 Result<const Gpu*> Gpu::get(int32_t ordinal) {
+  // First of all: a fork may have happened while another thread held the mutex.
+  BATON_ASSIGN(const cuda::CudaDriver* driver, cuda::CudaDriver::instance());
   static std::mutex mutex;
   // Never destroyed: threads of other libraries may still free memory while static objects go.
   static auto& gpus = *new std::map<int32_t, const Gpu*>;
   const std::lock_guard lock(mutex);
   if (const auto found = gpus.find(ordinal); found != gpus.end()) return found->second;
 
-  BATON_ASSIGN(const cuda::CudaDriver* driver, cuda::CudaDriver::instance());
   if (ordinal < 0 || ordinal >= driver->device_count()) {
     return Error{.code = "INVALID_DEVICE",
                  .message = "There is no GPU " + std::to_string(ordinal) + ".",
@@ -28,6 +29,12 @@ Result<const Gpu*> Gpu::get(int32_t ordinal) {
   const Gpu* gpu = new Gpu(*driver, ordinal, device, context);
   gpus.emplace(ordinal, gpu);
   return gpu;
+}
+
+Status CurrentContext::push(const Gpu& gpu) {
+  // What was opened before a fork is no better than what is opened after it.
+  if (const auto driver = cuda::CudaDriver::instance(); !driver) return driver.error();
+  return gpu.driver().cuCtxPushCurrent(gpu.context());
 }
 
 Result<DeviceMemory> Gpu::memory() const {

@@ -48,7 +48,8 @@ class Gpu {
 // Makes the GPU's primary context current for this thread, and the one before current again at the end.
 class CurrentContext {
  public:
-  explicit CurrentContext(const Gpu& gpu) : gpu_(gpu), status_(gpu.driver().cuCtxPushCurrent(gpu.context())) {}
+  // Errors: FORKED_CUDA, and those of the driver.
+  explicit CurrentContext(const Gpu& gpu) : gpu_(gpu), status_(push(gpu)) {}
   ~CurrentContext() {
     cuda::Context popped = nullptr;
     if (status_) static_cast<void>(gpu_.driver().cuCtxPopCurrent(&popped));
@@ -59,6 +60,8 @@ class CurrentContext {
   const Status& status() const { return status_; }
 
  private:
+  static Status push(const Gpu& gpu);
+
   const Gpu& gpu_;
   Status status_;
 };

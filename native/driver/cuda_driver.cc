@@ -1,7 +1,10 @@
 #include "native/driver/cuda_driver.h"
 
 #include <dlfcn.h>
+#include <pthread.h>
+#include <unistd.h>
 
+#include <atomic>
 #include <string>
 #include <utility>
 
@@ -10,14 +13,31 @@
 namespace baton::cuda {
 namespace {
 
+// The process whose driver instance() opened, and the same in each fork of it made since; 0 elsewhere.
+std::atomic<pid_t> opened_by = 0;
+std::atomic<pid_t> forked_from = 0;
+
+// CUDA does not survive a fork: what its calls do in the child is not defined.
+Error forked(const std::string& message, const std::string& parent, std::optional<int32_t> driver_result) {
+  return Error{.code = "FORKED_CUDA",
+               .message = message,
+               .expected = "a process of its own (start method \"spawn\")",
+               .found = "process " + std::to_string(getpid()) + ", a fork of " + parent + ", which had opened CUDA",
+               .action =
+                   "Start the process by spawn or exec, or fork before CUDA is used; data loader workers must "
+                   "leave the GPU alone.",
+               .driver_result = driver_result};
+}
+
 Error call_failed(const DriverLibrary& library, const char* function, int32_t result) {
+  const std::string message = std::string(function) + " failed with " + result_name(result) + ".";
+  // cuInit was called before; only the child of somebody who called it gets this.
+  if (result == kNotInitialized) return forked(message, "a process", result);
   const bool out_of_memory = result == kOutOfMemory;
-  const bool after_fork = result == kNotInitialized;
   std::string action = "Look the result up in the CUDA driver API's reference; the kernel log may say more (Xid).";
   if (out_of_memory) action = "Free memory on this GPU, or use a larger one; Baton's ledger says who holds it.";
-  if (after_fork) action = "Use CUDA in the process that initialised it: a forked child cannot.";
   return Error{.code = out_of_memory ? "CUDA_OUT_OF_MEMORY" : "CUDA_CALL_FAILED",
-               .message = std::string(function) + " failed with " + result_name(result) + ".",
+               .message = message,
                .expected = "CUDA_SUCCESS",
                .found = result_name(result) + " (" + std::to_string(result) + ") from " + library.path +
                         ", driver version " + library.driver_version,
@@ -26,6 +46,7 @@ Error call_failed(const DriverLibrary& library, const char* function, int32_t re
 }
 
 Error initialisation_failed(const DriverLibrary& library, Error cause) {
+  if (cause.driver_result == kNotInitialized) return cause;
   const bool no_device = cause.driver_result == kNoDevice;
   cause.code = "DRIVER_INIT_FAILED";
   cause.message = "CUDA cannot be used: " + cause.message;
@@ -38,8 +59,18 @@ Error initialisation_failed(const DriverLibrary& library, Error cause) {
 }  // namespace
 
 baton::Result<const CudaDriver*> CudaDriver::instance() {
+  if (const pid_t parent = forked_from; parent != 0) {
+    return forked("A GPU was used in a forked process.", "process " + std::to_string(parent), std::nullopt);
+  }
   // Never destroyed: threads of the core may still be in a driver call while static objects go away.
-  static const auto* const opened = new baton::Result<std::unique_ptr<const CudaDriver>>(open({}));
+  static const auto* const opened = [] {
+    auto* result = new baton::Result<std::unique_ptr<const CudaDriver>>(open({}));
+    if (result->ok()) {
+      opened_by = getpid();
+      pthread_atfork(nullptr, nullptr, [] { forked_from = opened_by.load(); });
+    }
+    return result;
+  }();
   if (!opened->ok()) return opened->error();
   return opened->value().get();
 }

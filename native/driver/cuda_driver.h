@@ -23,7 +23,8 @@ class CudaDriver : public CudaFunctions {
  public:
   // The process's driver: opened and initialised (cuInit) by the first call, from BATON_CUDA_LIBRARY or else
   // libcuda.so.1. A failure is kept and given to every later caller. Thread safe. Never unloaded.
-  // Errors: DRIVER_NOT_FOUND, DRIVER_SYMBOL_MISSING, DRIVER_INIT_FAILED.
+  // Errors: DRIVER_NOT_FOUND, DRIVER_SYMBOL_MISSING, DRIVER_INIT_FAILED; and FORKED_CUDA, always, in a process that
+  // was forked after this or another library had opened the driver.
   static baton::Result<const CudaDriver*> instance();
 
   // Opens one library by path (or soname), apart from instance(). Empty path: as instance() chooses.

@@ -26,10 +26,11 @@ from run_support import HERE, Node, Run, add_node_options, node_of, write_recipe
 from small_model import write_config
 from support import MIB, Checks, device_bytes_used
 
-PHASES = ("train", "release", "wake", "sync", "cache", "generate", "sleep", "resume")
-#: A single rank's arrival takes no time, and plans are made in the first handoff only, so they are not among them.
-#: The handoff after the first: the optimizer has its state by then.
+PHASES = ("train", "release", "wake", "plan", "sync", "cache", "generate", "sleep", "resume")
+#: A single rank's arrival takes no time, so it is not among them. The handoff after the first: the optimizer has its
+#: state by then. The training before it belongs to the first, and plans are made in the first only.
 HANDOFF = 2
+FIRST_HANDOFF = ("train", "plan")
 #: By the first word of the victim's name.
 CODES = {
     "rank": {"RANK_DIED", "LAUNCHER_FAILED"},
@@ -74,7 +75,7 @@ def strike(run: Run, victim: str, phase: str) -> tuple[float, str, set[int]] | N
     for event in run.follow(START_SECONDS):
         if event["type"] == "process" and event["what"] in ("connected", "spawned"):
             pids.setdefault(event["process"], event["pid"])
-        if event["type"] != "phase" or event["to"] != phase or event["handoff"] < HANDOFF - (phase == "train"):
+        if event["type"] != "phase" or event["to"] != phase or event["handoff"] < HANDOFF - (phase in FIRST_HANDOFF):
             continue
         pid = pids[victim] if victim != "launcher" else child_of(pids["launcher"])
         if pid is None:

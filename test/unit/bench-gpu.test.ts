@@ -9,7 +9,7 @@ import { rowsOf } from "../../src/bench/gpu/rows.js";
 import { runFigures } from "../../src/bench/gpu/run-figures.js";
 import { runTables } from "../../src/bench/gpu/run-table.js";
 import { generatedShape } from "../../src/bench/gpu/shapes.js";
-import { headingLines, headingOf, markdownTable } from "../../src/bench/gpu/table.js";
+import { headingLines, headingOf, markdownTable, missesOf } from "../../src/bench/gpu/table.js";
 import type { RunEvent } from "../../src/report/events.js";
 import { smallRun } from "./report-events.fixture.js";
 
@@ -137,6 +137,37 @@ describe("rows", () => {
     const row = rowOf(pair, "as a run waits for it, with checksums");
     expect(row.peer?.p50).toBe(100);
     expect([row.met, row.missedBy]).toEqual([false, "10, not 12"]);
+  });
+
+  it("name the way in which the peer of a handoff sent weights", () => {
+    const samples = { "to first tokens seconds": [1, 0.5] };
+    const ours = result("handoff", "ours", { samples });
+    const stock = result("handoff", "stock", { samples, values: { transfer: "packed" } });
+    expect(rowOf([ours, stock], "training to first tokens").note).toContain("IPC transfer (packed, the faster");
+  });
+
+  it("say why a goal is missed, only where it is", () => {
+    const sync = (seconds: number) =>
+      result("engine", "ours", {
+        samples: { "zero2 exported sync seconds": [1, seconds], "limit copy seconds": [0.01, 0.01] },
+      });
+    const [missed] = missesOf(rowsOf([sync(0.015)]));
+    expect(missed).toContain(
+      "as a run waits for it, without checksums: 0.667, not 0.85 (0.85 of the limit). Why: mapping",
+    );
+    expect(missesOf(rowsOf([sync(0.011)]))).toEqual([]);
+    expect(rowOf([sync(0.011)], "as a run waits for it, without checksums").why).toBeNull();
+  });
+
+  it("hold syncs from partitions to the peer's rate", () => {
+    const metric = "as a run waits for it, with checksums";
+    const names = ["zero3", "zero3x2"].map((name) => [`${name} exported sync with checksums seconds`, [0.02, 0.02]]);
+    const pair = [
+      result("engine", "ours", { samples: Object.fromEntries(names) }),
+      result("engine", "stock", { samples: { "gather and load seconds": [0.03, 0.03] } }),
+    ];
+    const rows = rowsOf(pair).filter((row) => row.metric === metric);
+    expect(rows.map(({ goal, met }) => [goal, met])).toEqual(Array(2).fill(["as fast as the peer", true]));
   });
 });
 

@@ -8,7 +8,9 @@ export function handoffRows(pair: Pair): GpuRow[] {
   const tokens = figures.ours("to first tokens seconds", MS);
   const stockTokens = figures.peer("to first tokens seconds", MS);
   const released = pair.ours?.run?.releasedBytes;
-  const scripted = "offload_states, wake_up, IPC transfer, wake_up, scripted well";
+  const way = pair.stock?.record?.values.transfer;
+  const sent = typeof way === "string" ? `IPC transfer (${way}, the faster way here)` : "IPC transfer";
+  const scripted = `offload_states, wake_up, ${sent}, wake_up, scripted well`;
   const staying: Metric[] = variant.startsWith("roomy")
     ? [
         {
@@ -17,7 +19,7 @@ export function handoffRows(pair: Pair): GpuRow[] {
           better: "lower",
           ours: tokens,
           peer: figures.peer("staying: to first tokens seconds", MS),
-          note: "peer: wake_up, IPC transfer, wake_up by hand where everything fits",
+          note: `peer: wake_up, ${sent}, wake_up by hand where everything fits`,
         },
       ]
     : [];
@@ -38,6 +40,7 @@ export function handoffRows(pair: Pair): GpuRow[] {
       ours: once(tokens?.first),
       peer: once(stockTokens?.first),
       goal: fasterThanPeer(15),
+      why: "it makes the copy plan and compares every parameter with load_weights, which later ones do not",
       note: "ours makes its copy plan and compares every parameter with load_weights in it",
     },
     ...staying,

@@ -4,7 +4,7 @@ import { writeFileSync } from "node:fs";
 import { join, resolve } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { hasNvidiaDriver } from "../../cli/gpus.js";
-import { packageRoot, packageVersion } from "../../cli/package.js";
+import { packageDescription, packageRoot } from "../../cli/package.js";
 import { findPython } from "../../cli/python.js";
 import { makeStandin, type Standin } from "../../controller/standin.js";
 import { BatonError } from "../../errors.js";
@@ -20,7 +20,7 @@ import type { GpuRow } from "./row.js";
 import { rowsOf } from "./rows.js";
 import { runTables } from "./run-table.js";
 import { generatedShape, givenShape, type Shape, type ShapeName } from "./shapes.js";
-import { headingLines, headingOf, markdownTable, notesOf } from "./table.js";
+import { headingLines, headingOf, markdownTable, missesOf, notesOf } from "./table.js";
 
 const STANDIN_BYTES = 512 * 2 ** 20;
 /** What a GPU may hold more than at the beginning when the next part starts, and how long that is waited for. */
@@ -65,7 +65,7 @@ export async function gpuBench(options: GpuBenchOptions): Promise<boolean> {
     id: randomUUID(),
     at: new Date().toISOString(),
     words: options.words,
-    baton: packageVersion(),
+    baton: packageDescription(),
     node: process.version,
   };
   let ok = true;
@@ -151,7 +151,7 @@ async function report(out: string, skipped: readonly Skipped[], python: string):
   const measuredControl = readControl(out);
   const control = Object.values(measuredControl).flatMap(({ rows }) => rows);
   const rows: GpuRow[] = [...rowsOf(results), ...controlFailures(measuredControl)];
-  const heading = headingOf(results, packageVersion(), new Date());
+  const heading = headingOf(results, packageDescription(), new Date());
   const text = [
     ...headingLines(heading),
     "",
@@ -160,6 +160,7 @@ async function report(out: string, skipped: readonly Skipped[], python: string):
     markdownTable(rows),
     "",
     ...runTables(results),
+    ...missesOf(rows).flatMap((line) => [line, ""]),
     ...skipped.map(({ name, why }) => `Not measured: ${name}: ${why}.`),
     ...notesOf(rows),
     "",

@@ -33,6 +33,8 @@ export interface GpuRow {
   readonly met: boolean | null;
   /** How much is missing, where a goal is not met. */
   readonly missedBy: string | null;
+  /** What is known of the reason, where a goal is not met. */
+  readonly why: string | null;
   readonly simulated: boolean;
   readonly failure: string | null;
   readonly note: string;
@@ -63,6 +65,8 @@ export const fasterThanPeer = (times: number): Goal => ({
   timesPeer: times,
 });
 
+export const asFastAsPeer: Goal = { ...fasterThanPeer(1), text: "as fast as the peer" };
+
 export const ofTheLimit = (share: number): Goal => ({
   text: `${share} of the limit`,
   value: ({ ratioToLimit }) => ratioToLimit,
@@ -90,11 +94,22 @@ export const once = (value: unknown, scale = 1): Spread | null =>
 export interface RowInput
   extends Omit<
     GpuRow,
-    "ratioToPeer" | "ratioToLimit" | "goal" | "goalTimesPeer" | "met" | "missedBy" | "failure" | "limit" | "peer"
+    | "ratioToPeer"
+    | "ratioToLimit"
+    | "goal"
+    | "goalTimesPeer"
+    | "met"
+    | "missedBy"
+    | "why"
+    | "failure"
+    | "limit"
+    | "peer"
   > {
   readonly peer?: Spread | null;
   readonly limit?: number | null;
   readonly goal?: Goal | null;
+  /** Of a row that is known to miss its goal; kept only where it does. */
+  readonly why?: string;
   readonly failure?: string | null;
 }
 
@@ -125,6 +140,7 @@ export function gpuRow(input: RowInput): GpuRow {
     goalTimesPeer: goal?.timesPeer ?? null,
     met: judged?.met ?? null,
     missedBy: judged?.missedBy ?? null,
+    why: judged?.met === false ? (input.why ?? null) : null,
     failure,
   };
 }

@@ -100,6 +100,16 @@ function verdict(row: GpuRow): string {
   return row.met ? "met" : `missed: ${row.missedBy}`;
 }
 
+/** By how much goals are missed, and why where that is known. */
+export function missesOf(rows: readonly GpuRow[]): string[] {
+  return rows
+    .filter(({ met }) => met === false)
+    .map(({ subject, shape, metric, goal, missedBy, why }) => {
+      const reason = why === null ? "" : ` Why: ${why}.`;
+      return `Missed: ${subject}, ${shape}, ${metric}: ${missedBy} (${goal}).${reason}`;
+    });
+}
+
 /** What ours, peer and limit are, once for each kind of row. */
 export function notesOf(rows: readonly GpuRow[]): string[] {
   const anywhere = (subject: string): string => subject.replace(/, \d+ GPUs.*$/, "");

@@ -14,16 +14,30 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import DeepSpeedPlugin, InitProcessGroupKwargs
 from common import RANK, Shape
-from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_optimizer_state
+from deepspeed.utils import (
+    safe_get_full_fp32_param,
+    safe_get_full_grad,
+    safe_get_full_optimizer_state,
+    safe_get_local_fp32_param,
+    safe_get_local_optimizer_state,
+    safe_set_full_fp32_param,
+    safe_set_full_optimizer_state,
+    safe_set_local_fp32_param,
+    safe_set_local_optimizer_state,
+)
 from transformers import AutoModelForCausalLM
 
 import baton
 from baton.errors import BatonError
+from baton.training.deepspeed_state import innermost_optimizer
 from baton.training.holdings import Role
 
 #: DeepSpeed says that they may find nothing; here they must not.
 full_master: Any = safe_get_full_fp32_param
 full_state: Any = safe_get_full_optimizer_state
+full_gradient: Any = safe_get_full_grad
+local_master: Any = safe_get_local_fp32_param
+local_state: Any = safe_get_local_optimizer_state
 
 
 def code_of(action: Callable[[], Any]) -> dict[str, str]:
@@ -135,10 +149,6 @@ def returning(shape: Shape, memory: Any) -> dict[str, Any]:
     memory.attach(engine)
     step_once(engine)
     parameter = next(engine.module.parameters())
-    before = {
-        "master": full_master(parameter).clone(),
-        "moment": full_state(parameter, "exp_avg").clone(),
-    }
     events: list[str] = []
     real_wait = memory.pool.wait
 
@@ -147,7 +157,7 @@ def returning(shape: Shape, memory: Any) -> dict[str, Any]:
         return real_wait(deadline_ms)
 
     memory.pool.wait = recorded_wait
-    inner = engine.optimizer.optimizer
+    inner = innermost_optimizer(engine)
     handle = inner.register_step_pre_hook(lambda *_: events.append("step"))
     # Learning rate schedulers wrap the optimizer's step, before or after Baton has hooked it.
     scheduler = torch.optim.lr_scheduler.LambdaLR(inner, lambda _: 1.0)
@@ -179,16 +189,51 @@ def returning(shape: Shape, memory: Any) -> dict[str, Any]:
         memory.pause("all")
         memory.resume()
 
+    def same(read: Callable[[], torch.Tensor]) -> dict[str, Any]:
+        before = read().clone()
+        return away_and_back(lambda: torch.equal(read(), before))
+
+    def written(read: Callable[[], torch.Tensor], write: Callable[[torch.Tensor], None]) -> dict[str, Any]:
+        value = read() + 1
+        away = away_and_back(lambda: write(value))
+        return {**away, "result": torch.equal(read(), value)}
+
     found: dict[str, Any] = {}
-    found["master"] = away_and_back(lambda: torch.equal(full_master(parameter), before["master"]))
-    found["moment"] = away_and_back(lambda: torch.equal(full_state(parameter, "exp_avg"), before["moment"]))
+    name = "exp_avg"
+    if shape.stage > 0:  # without ZeRO there is no partition that these could read
+        found["master"] = same(lambda: full_master(parameter))
+        found["moment"] = same(lambda: full_state(parameter, name))
+        found["set_master"] = written(
+            lambda: full_master(parameter), lambda value: safe_set_full_fp32_param(parameter, value)
+        )
+        found["set_moment"] = written(
+            lambda: full_state(parameter, name), lambda value: safe_set_full_optimizer_state(parameter, value, name)
+        )
+    if shape.stage == 3:
+        found["local_master"] = same(lambda: local_master(parameter))
+        found["local_moment"] = same(lambda: local_state(parameter, name))
+        found["set_local_master"] = written(
+            lambda: local_master(parameter), lambda value: safe_set_local_fp32_param(parameter, value)
+        )
+        found["set_local_moment"] = written(
+            lambda: local_state(parameter, name), lambda value: safe_set_local_optimizer_state(parameter, value, name)
+        )
     found["step"] = away_and_back(forward_and_backward)
     found["next_pause"] = away_and_back(pause_again)
     folder = common.shared_folder()
     found["save"] = away_and_back(lambda: engine.save_checkpoint(folder, tag="one"))
     found["load"] = away_and_back(lambda: engine.load_checkpoint(folder, tag="one")[0] is not None)
-    found["after_load"] = away_and_back(lambda: full_master(parameter).numel() > 0)
+    if shape.stage > 0:
+        found["after_load"] = away_and_back(lambda: full_master(parameter).numel() > 0)
     found["state_dict"] = away_and_back(lambda: len(engine.optimizer.state_dict()) > 0)
+    # Gradients come back with the parameters, so that nobody waits for them. ZeRO-1 has them at the boundary only.
+    ids = torch.arange(12).unsqueeze(0) + RANK
+    engine.backward(engine(input_ids=ids, labels=ids).loss)
+    engine.step()
+    engine.backward(engine(input_ids=ids, labels=ids).loss)
+    gradient = full_gradient(parameter).clone()
+    found["gradient"] = away_and_back(lambda: torch.equal(full_gradient(parameter), gradient))
+    found["gradient"]["is_zero"] = not bool(gradient.any())
     scheduler.step()
     handle.remove()
     memory.pool.wait = real_wait
@@ -219,10 +264,13 @@ def accelerated(memory: Any) -> dict[str, Any]:
         policy, optimizer = accelerator.prepare(policy, torch.optim.AdamW(policy.parameters(), lr=1e-2))
     memory.attach(policy)
     paused: list[float] = []
+    gate: list[tuple[bool, bool]] = []
     for ids in batches:
         with accelerator.accumulate(policy):
             loss = policy(input_ids=ids, labels=ids).loss
+            closed = memory.gate.closed
             accelerator.backward(loss)
+            gate.append((closed, memory.gate.closed))
             optimizer.step()
             optimizer.zero_grad()
         paused.append(loss.item())
@@ -231,6 +279,7 @@ def accelerated(memory: Any) -> dict[str, Any]:
     found = {
         "plain": plain,
         "paused": paused,
+        "gate": gate,
         "steps": policy.global_steps,
         "complete": memory.complete,
         "is_the_engine": getattr(accelerator.deepspeed_engine_wrapped, "engine", None) is policy,
@@ -243,8 +292,10 @@ def main() -> None:
     deepspeed.init_distributed("gloo")
     results: dict[str, Any] = {"numpy": np.__version__, "argv": sys.argv[1:]}
     memory = baton.training_memory(segment_bytes=int(os.environ["BATON_STANDIN_GRANULARITY"]))
-    results["returning2"] = returning(Shape("zero2", 2, accumulation=2), memory)
-    results["returning3"] = returning(Shape("zero3", 3, accumulation=2), memory)
+    # In float32 without ZeRO the engine's optimizer is the script's own, which is hooked and not wrapped.
+    results["returning0"] = returning(Shape("zero0", 0, "float32", accumulation=2), memory)
+    for stage in (1, 2, 3):
+        results[f"returning{stage}"] = returning(Shape(f"zero{stage}", stage, accumulation=2), memory)
     results["accelerated"] = accelerated(memory)
     results["placement"] = placement()
     common.finish(results)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import math
 import time
 from functools import partial
@@ -14,10 +13,7 @@ from baton.bench.gpu import limits
 from baton.bench.gpu.desk import PROMPTS
 from baton.bench.gpu.model import elements_of, tensors_of
 from baton.bench.gpu.part import Job, Results, main, used_bytes
-from baton.bench.gpu.stock import generate, start_vllm, transfer
-
-#: Larger than the largest tensor of the shapes here, which vLLM's default of 1 GiB is not.
-_PACKED_BYTES = 2 << 30
+from baton.bench.gpu.stock import PACKING, generate, let_go_of_sent, start_vllm, transfer
 
 
 def measure(job: Job, results: Results) -> None:
@@ -52,16 +48,10 @@ def measure(job: Job, results: Results) -> None:
     torch.cuda.empty_cache()
     results.step("IPC transfer")
     llm.init_weight_transfer_engine({"init_info": {}})
-    packing: tuple[tuple[str, dict[str, Any]], ...] = (
-        ("unpacked", {"packed": False}),
-        ("packed", {"packed": True, "packed_buffer_size_bytes": _PACKED_BYTES}),
-    )
-    for name, arguments in packing:
+    for name, arguments in PACKING.items():
         for _ in range(job.cycles + 1):
             results.timed(f"ipc {name} seconds", partial(transfer, llm, tensors, **arguments))
-            # What was sent is held until the sender asks whether the receiver has let go of it.
-            gc.collect()
-            torch.cuda.ipc_collect()
+            let_go_of_sent()
             results.show()
     results.value("tokens after", generate(llm, PROMPTS, 8, temperature=0.0))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Iterable
 from typing import Any
@@ -10,6 +11,14 @@ import torch
 
 from baton.bench.gpu.desk import MAX_LENGTH, MAX_SEQUENCES, engine_options
 from baton.bench.gpu.part import Job
+
+#: Larger than the largest tensor of the shapes here, which vLLM's default of 1 GiB is not.
+_PACKED_BYTES = 2 << 30
+#: The two ways in which vLLM's IPC transfer sends weights, and its arguments for them.
+PACKING: dict[str, dict[str, Any]] = {
+    "unpacked": {"packed": False},
+    "packed": {"packed": True, "packed_buffer_size_bytes": _PACKED_BYTES},
+}
 
 
 def start_vllm(job: Job, **more: Any) -> Any:
@@ -53,6 +62,12 @@ def transfer(llm: Any, tensors: Iterable[tuple[str, Any]], **arguments: Any) -> 
     )
     llm.finish_weight_update()
     torch.cuda.synchronize()
+
+
+def let_go_of_sent() -> None:
+    """What was sent is held until the sender asks whether the receiver has let go of it."""
+    gc.collect()
+    torch.cuda.ipc_collect()
 
 
 def generate(llm: Any, prompts: list[list[int]], max_tokens: int, **sampling: Any) -> int:
