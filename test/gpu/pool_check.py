@@ -16,7 +16,7 @@ import torch
 from baton import native
 from baton.errors import BatonError
 from pool_import import check_import
-from pool_kernels import check_checksums, check_copies
+from pool_kernels import check_checksums, check_copies, check_rounding
 from support import DEVICE, GIB, MIB, Checks, arena_fd, device_bytes_used, fill, seconds_of, tensor_at
 
 
@@ -292,6 +292,7 @@ def main() -> int:
     checks.run(check_import, checks, 2 * GIB)
     checks.run(check_copies, checks)
     checks.run(check_checksums, checks)
+    checks.run(check_rounding, checks)
     checks.run(check_out_of_memory, checks)
     return checks.end(wanted.json)
 

@@ -54,6 +54,44 @@ def check_copies(checks: Checks) -> None:
         plan.close()
 
 
+def check_rounding(checks: Checks) -> None:
+    """float32 to bfloat16 on the way, against torch, at every alignment of elements; its sums, and its speed."""
+    chance = random.Random(8)
+    count = 16 * MIB
+    bits = torch.randint(-(2**31), 2**31, (count,), dtype=torch.int64, device="cuda").to(torch.int32)
+    source = bits.view(torch.float32)
+    source[::7] = 1.00390625  # half-way between two of bfloat16's numbers
+    source[source.isnan()] = 0.5  # which one a NaN becomes is not torch's matter
+    got = torch.zeros(count, dtype=torch.bfloat16, device="cuda")
+    want = torch.zeros_like(got)
+    runs, items, offset = [], [], 0
+    while offset < 15 * MIB:
+        length = chance.choice([1, 2, 3, 7, 8, 9, 448, 4096, 8192, 8193, 100_001])
+        offset += chance.choice([0, 1, 2, 3, 4, 8])
+        start = chance.randrange(count - length)
+        runs.append((0, native.ROUNDED, 4 * start, got.data_ptr() + 2 * offset, 2 * length))
+        items.append((source.data_ptr() + 4 * start, offset, length, 4, native.ROUNDED, len(items)))
+        want[offset : offset + length] = source[start : start + length].bfloat16()
+        offset += length
+    held = [(run[3], item[1], item[2], 2, native.PLAIN, item[5]) for run, item in zip(runs, items, strict=True)]
+    plan = native.CopyPlan(DEVICE, np.array(chance.sample(runs, len(runs)), dtype=native.RUN))
+    torch.cuda.synchronize()
+    plan.execute([source.data_ptr()])
+    checks.that(f"rounding: {len(runs)} runs of any alignment", torch.equal(got.view(torch.int16), want.view(torch.int16)))
+    plan.close()
+    sums = [native.checksum(DEVICE, np.array(each, dtype=native.CHECKSUM_ITEM), len(items)) for each in (items, held)]
+    checks.that("rounding: sums of what it gives are known before", sums[0].tolist() == sums[1].tolist())
+    size = GIB
+    big = torch.randn(size, device="cuda")
+    to = torch.empty(size, dtype=torch.bfloat16, device="cuda")
+    plan = native.CopyPlan(DEVICE, np.array([(0, native.ROUNDED, 0, to.data_ptr(), 2 * size)], dtype=native.RUN))
+    best = min(plan.execute([big.data_ptr()]).total_ns for _ in range(4)) / 1e9
+    checks.that("rounding: 4 GiB are right", torch.equal(to, big.bfloat16()))
+    checks.figure("rounding, read and written: GB/s", 6 * size / best / 1e9)
+    checks.figure("rounding: by torch, GB/s", 6 * size / seconds_of(lambda: to.copy_(big)) / 1e9)
+    plan.close()
+
+
 def element_hashes(first: int, values: np.ndarray[Any, Any]) -> int:
     """The formula of native/copy/checksum.h, in numpy: an implementation of its own."""
     with np.errstate(over="ignore"):

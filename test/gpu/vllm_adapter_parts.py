@@ -60,7 +60,7 @@ def engine_of(run: Any, folder: Path, part: str, model: str, **more: Any) -> Any
         kind="vllm",
         max_model_length=1024,
         max_sequences=64,
-        cache_bytes=CACHE[part],
+        cache_bytes=CACHE.get(part, 2 * GIB),
         options=options,
         **more,
     )

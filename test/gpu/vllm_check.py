@@ -6,7 +6,8 @@ check held.
 
     eager, graphs  the adapter with a model of SmolLM2's shape: weights, tokens, logprobs, memory, a second epoch
     stock          vLLM alone with the same checkpoint from disk: its tokens, its own sleep and wake
-    moe            a small mixture of experts (vLLM's _moe_C is needed)
+    rounded        a small Qwen3 whose trainer has float32 and whose engine bfloat16
+    moe, moe-loads a small mixture of experts (vLLM's _moe_C is needed), by copies and by load_weights at every sync
     big, bigstock  the same times with a model of Qwen2.5-7B's shape
 """
 
@@ -21,10 +22,10 @@ from pathlib import Path
 
 from vllm_adapter_parts import adapter, big
 from vllm_common import BIG, SMALL, common
-from vllm_moe_part import moe
+from vllm_moe_part import moe, rounded
 from vllm_stock_parts import stock
 
-PARTS = ("eager", "graphs", "stock", "big", "bigstock", "moe")
+PARTS = ("eager", "graphs", "stock", "big", "bigstock", "rounded", "moe", "moe-loads")
 
 
 def prepare(folder: Path) -> None:
@@ -82,7 +83,8 @@ def main() -> int:
     what, folder = sys.argv[1], Path(sys.argv[2]).resolve()
     if what == "all":
         return everything(folder, sys.argv[3:] or list(PARTS))
-    parts = {"eager": adapter, "graphs": adapter, "big": big, "stock": stock, "bigstock": stock, "moe": moe}
+    ours = {"eager": adapter, "graphs": adapter, "big": big, "rounded": rounded, "moe": moe, "moe-loads": moe}
+    parts = {**ours, "stock": stock, "bigstock": stock}
     results = parts[what](folder, what)
     print("failed: " + (", ".join(results.failed) or "nothing"), flush=True)
     return int(bool(results.failed))

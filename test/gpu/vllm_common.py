@@ -50,7 +50,7 @@ BIG = {
     "use_sliding_window": False,
     "torch_dtype": "bfloat16",
 }
-CACHE = {"eager": 2 * GIB, "graphs": 2 * GIB, "stock": 2 * GIB, "big": 16 * GIB, "bigstock": 16 * GIB, "moe": 2 * GIB}
+CACHE = {"eager": 2 * GIB, "graphs": 2 * GIB, "stock": 2 * GIB, "big": 16 * GIB, "bigstock": 16 * GIB}
 PROMPTS = [[(7 * i + 13 * j + 5) % 40000 + 10 for j in range(4 + 5 * i)] for i in range(8)]
 
 

@@ -24,8 +24,14 @@ RANGE = np.dtype([("address", "<u8"), ("bytes", "<u8")])
 RUN = np.dtype([("slot", "<u4"), ("conversion", "<u4"), ("src_offset", "<u8"), ("dst", "<u8"), ("bytes", "<u8")])
 SHARED_PIECE = np.dtype([("address", "<u8"), ("bytes", "<u8"), ("offset", "<u8")])
 CHECKSUM_ITEM = np.dtype(
-    [("address", "<u8"), ("first_element", "<u8"), ("elements", "<u8")]
-    + [("element_bytes", "<u2"), ("conversion", "<u2"), ("group", "<u4")]
+    [
+        ("address", "<u8"),
+        ("first_element", "<u8"),
+        ("elements", "<u8"),
+        ("element_bytes", "<u2"),
+        ("conversion", "<u2"),
+        ("group", "<u4"),
+    ]
 )
 
 Array = npt.NDArray[Any]
