@@ -6,6 +6,7 @@ import type { NodePhase } from "../../src/phases/commands.js";
 import { eventsOf } from "../../src/report/events.js";
 import { Baton, root, withFolder } from "./baton.js";
 import { type DeepSpeedShape, deepspeedRun } from "./deepspeed.js";
+import { recordComparison } from "./figures.js";
 import { partOf, python } from "./light.js";
 import { endTogether, finished, folderOf, freePorts } from "./two-nodes.js";
 
@@ -38,6 +39,8 @@ function losses(baton: Baton): number[] {
     .map(({ values }) => values.loss ?? Number.NaN);
 }
 
+const lossLog = (all: readonly number[]) => all.map((loss) => ({ loss }));
+
 /** `shape` is that of one node of two. */
 async function trainsAsOne(shape: DeepSpeedShape): Promise<void> {
   const { ranks, engines } = shape;
@@ -50,7 +53,9 @@ async function trainsAsOne(shape: DeepSpeedShape): Promise<void> {
   expect(new Set(one).size).toBe(3);
   await onTwoNodes(shape, async (nodes) => {
     await Promise.all(nodes.map(finished));
-    expect(nodes.map(losses)).toEqual([one, one]);
+    const both = nodes.map(losses);
+    for (const each of both) recordComparison(lossLog(one), lossLog(each));
+    expect(both).toEqual([one, one]);
     expectProven(nodes[0], ranks * 2);
   });
 }
