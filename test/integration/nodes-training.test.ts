@@ -8,7 +8,7 @@ import { Baton, root, withFolder } from "./baton.js";
 import { type DeepSpeedShape, deepspeedRun } from "./deepspeed.js";
 import { recordComparison } from "./figures.js";
 import { partOf, python } from "./light.js";
-import { endTogether, finished, folderOf, freePorts } from "./two-nodes.js";
+import { endTogether, finished, folderOf, freePorts, type Victim } from "./two-nodes.js";
 
 const all = process.env.BATON_ALL_RECIPES === "1";
 const SHAPE = { dtype: "bfloat16", tied: true, keyValueHeads: 2, steps: 3, sharedMemory: false } as const;
@@ -171,8 +171,6 @@ describe("weights that cross the network", { timeout: 300_000 }, () => {
     ));
 });
 
-type Victim = "rank 0" | "controller";
-
 async function killed(phase: NodePhase, hit: number, victim: Victim): Promise<void> {
   // One rank alone is never seen to wait for others of its node.
   const size = phase === "arrive" ? 2 : 1;
@@ -193,6 +191,7 @@ describe.runIf(all)("DeepSpeed's ranks on two nodes end together", { timeout: 30
     ["sync", 0, "rank 0"],
     ["cache", 1, "controller"],
     ["generate", 1, "rank 0"],
+    ["generate", 0, "engine 0"],
     ["sleep", 0, "controller"],
     ["resume", 0, "rank 0"],
   ] as [NodePhase, number, Victim][])("in %s, of node %i: %s", (...one) => killed(...one));

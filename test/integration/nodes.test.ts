@@ -7,7 +7,7 @@ import { eventsOf } from "../../src/report/events.js";
 import { type Baton, fixtures, processesWith, withFolder } from "./baton.js";
 import { type LightOptions, limited, python } from "./light.js";
 import { allGone, errorCodes, GONE_MS } from "./remains.js";
-import { endTogether, finished, freePorts, lightNode } from "./two-nodes.js";
+import { endTogether, finished, freePorts, lightNode, type Victim } from "./two-nodes.js";
 
 const all = process.env.BATON_ALL_RECIPES === "1";
 const PHASES = ["train", "arrive", "release", "wake", "plan", "sync", "cache", "generate", "sleep", "resume"] as const;
@@ -97,8 +97,6 @@ describe.runIf(all)("four nodes", () => {
   });
 });
 
-type Victim = "rank 1" | "controller";
-
 async function killed(phase: NodePhase, hit: number, victim: Victim): Promise<void> {
   await twoNodes(
     () => ({ steps: 60, pauseSeconds: 0.15 }),
@@ -118,9 +116,28 @@ describe("what dies on one node ends the run on both", { timeout: 300_000 }, () 
     ["train", 1, "controller"],
   ];
   const every = PHASES.flatMap((phase) =>
-    [0, 1].flatMap((node) => (["rank 1", "controller"] as const).map((victim): Case => [phase, node, victim])),
+    [0, 1].flatMap((node) =>
+      (["rank 1", "controller", "engine 0"] as const).map((victim): Case => [phase, node, victim]),
+    ),
   );
   it.concurrent.each(all ? every : some)("in %s, of node %i: %s", (...one) => killed(...one));
+
+  it.runIf(all).each([0, 1])(
+    "and so does a rank of node %i that stands still, when its deadline is over",
+    async (hit) => {
+      const deadlineMs = 3_000;
+      // Its node waits for it to arrive where another rank has.
+      const set = ["train", "arrive"].map((name) => `deadlines.${name}Ms=${deadlineMs}`);
+      await twoNodes(
+        () => ({ steps: 60, pauseSeconds: 0.15, set }),
+        async (nodes, folder) => {
+          // Stopped processes are looked for once a second: to see them, and that time is up.
+          const goneMs = deadlineMs + 2_000 + GONE_MS;
+          await endTogether(nodes, folder, { phase: "train", hit, victim: "rank 1", signal: "SIGSTOP", goneMs });
+        },
+      );
+    },
+  );
 });
 
 /** A folder in which Python finds these packages, of another version than those that are installed. */
