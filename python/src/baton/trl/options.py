@@ -159,7 +159,7 @@ def _problems(args: GRPOConfig, rollout_func: Any) -> list[tuple[str, str]]:
 
 def _of_the_model(args: GRPOConfig, given: Mapping[str, Any]) -> list[tuple[str, str]]:
     """What can be seen of the model and its adapters before they are built; the rest is found by `adapters`."""
-    kwargs: Mapping[str, Any] = args.model_init_kwargs or {}
+    kwargs: Any = args.model_init_kwargs or {}
     model: Any = given.get("model")
     asked = [f"model_init_kwargs[{name!r}]" for name in _QUANTIZED if kwargs.get(name)]
     if given.get("quantization_config") is not None:
