@@ -34,8 +34,11 @@ export const KNOWN = {
 
 /** Without these neither ranks nor engines start. */
 export const NEEDED = ["torch", "numpy", "msgspec"] as const;
-/** Everything whose version is shown. */
-export const PACKAGES = [...NEEDED, "deepspeed", "vllm", "transformers", "accelerate", "peft", "ninja"] as const;
+/** What training depends on. The versions of all of these are the same on nodes that train together, where they are installed. */
+export const PACKAGES = [
+  ...[...NEEDED, "deepspeed", "vllm", "transformers", "accelerate", "peft", "ninja"],
+  ...["trl", "datasets", "math-verify"],
+] as const;
 
 export function judgeVersions(facts: Pick<Facts, "gpus" | "python" | "software">): Finding[] {
   return [...judgeSoftware(facts.software), ...judgePython(facts)];

@@ -97,7 +97,7 @@ whole handoffs BATON_CHECK_MODEL handoffs_check.py "${smollm2[@]}"
 whole kills BATON_CHECK_MODEL kill_check.py "${smollm2[@]}"
 whole grpo BATON_CHECK_MODEL grpo_check.py "${smollm2[@]}"
 whole trl "BATON_CHECK_MODEL trl" trl_check.py "${smollm2[@]}"
-# `baton eval` against a plain loop.
+# `baton eval` against a plain loop, on sums and on GSM8K's test.jsonl.
 whole eval "BATON_CHECK_MODEL BATON_CHECK_DATA" eval_check.py "${smollm2[@]}" --data "${BATON_CHECK_DATA:-}"
 
 echo

@@ -25,6 +25,8 @@ class Node:
     gpus: int = 1
     engines: int = 1
     simulated: bool = False
+    #: Of each stand-in.
+    memory: str = "512MiB"
 
     @property
     def tensor_parallel(self) -> int:
@@ -59,7 +61,7 @@ def write_recipe(folder: Path, model: Path, *, node: Node | None = None, release
             "dtype": "bfloat16",
             **sizes,
         },
-        "gpus": {"count": node.gpus, "simulated": {"memoryBytes": "512MiB"} if node.simulated else None},
+        "gpus": {"count": node.gpus, "simulated": {"memoryBytes": node.memory} if node.simulated else None},
         "ranks": node.gpus,
         "checks": {"logprobSequences": 16},
         "release": release,
@@ -75,6 +77,46 @@ def torchrun(ranks: int, script: list[str]) -> list[str]:
     return [*launcher, "--nproc_per_node", str(ranks), *script]
 
 
+def accelerate_launch(config: Path, ranks: int, script: list[str]) -> list[str]:
+    """As users start a script with their configuration file, see `write_accelerate_file`."""
+    launcher = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(config)]
+    # Any port: another training may run beside this one.
+    return [*launcher, "--num_processes", str(ranks), "--main_process_port", "0", *script]
+
+
+def write_accelerate_file(path: Path, zero: int) -> Path:
+    """What `accelerate config` writes for DeepSpeed's ZeRO in bfloat16, and TRL's examples have."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(ACCELERATE.format(zero=zero, zero3="true" if zero == 3 else "false"))
+    return path
+
+
+ACCELERATE = """\
+compute_environment: LOCAL_MACHINE
+debug: false
+deepspeed_config:
+  deepspeed_multinode_launcher: standard
+  offload_optimizer_device: none
+  offload_param_device: none
+  zero3_init_flag: {zero3}
+  zero3_save_16bit_model: {zero3}
+  zero_stage: {zero}
+distributed_type: DEEPSPEED
+downcast_bf16: 'no'
+machine_rank: 0
+main_training_function: main
+mixed_precision: bf16
+num_machines: 1
+num_processes: 1
+rdzv_backend: static
+same_network: true
+tpu_env: []
+tpu_use_cluster: false
+tpu_use_sudo: false
+use_cpu: false
+"""
+
+
 def standin_environment(folder: Path, gpus: int) -> dict[str, str]:
     """Of processes on stand-in GPUs that no controller starts; the table of their memory is in this folder."""
     sys.path[:0] = [str(ROOT / "python" / "src"), str(ROOT / "python" / "tests")]
@@ -87,12 +129,14 @@ def standin_environment(folder: Path, gpus: int) -> dict[str, str]:
 
 
 class Run:
-    """`baton run RECIPE -- torchrun SCRIPT`, with its output in FOLDER/output.log."""
+    """`baton run RECIPE -- torchrun SCRIPT`, with its output in FOLDER/output.log. With a configuration file of
+    accelerate that is the launcher."""
 
-    def __init__(self, recipe: Path, script: list[str]) -> None:
+    def __init__(self, recipe: Path, script: list[str], accelerate: Path | None = None) -> None:
         self.folder = recipe.parent
         command = ["node", str(ROOT / "dist/cli/main.js"), "run", str(recipe), "--log", "--"]
-        command += torchrun(json.loads(recipe.read_text())["ranks"], script)
+        ranks = json.loads(recipe.read_text())["ranks"]
+        command += torchrun(ranks, script) if accelerate is None else accelerate_launch(accelerate, ranks, script)
         self.log = self.folder / "output.log"
         self.began = time.monotonic()
         with self.log.open("w") as log:

@@ -73,6 +73,12 @@ def device_bytes_used(gpu: int = 0) -> int:
     return int(pynvml.nvmlDeviceGetMemoryInfo(handle).used)
 
 
+def device_bytes_total(gpu: int = 0) -> int:
+    """Bytes that a GPU has, as NVML says."""
+    pynvml, handle = _nvml(gpu)
+    return int(pynvml.nvmlDeviceGetMemoryInfo(handle).total)
+
+
 def gpu_and_driver() -> dict[str, str]:
     if not torch.cuda.is_available():
         return {"gpu": "stand-in (simulated)", "driver": "none"}

@@ -1,9 +1,9 @@
 """SmolLM2-135M-Instruct learns sums with GRPO: by TRL with its own vLLM on the same GPU (colocate), or by Baton.
 
-    torchrun --nproc_per_node 1 trl_train.py --model FOLDER --out FOLDER --trainer trl
-    baton run recipe.yaml -- torchrun --nproc_per_node 1 trl_train.py --model FOLDER --out FOLDER --trainer baton
+    accelerate launch --config_file zero2.yaml trl_train.py --model FOLDER --out FOLDER --trainer trl
+    baton run recipe.yaml -- accelerate launch --config_file zero2.yaml trl_train.py … --trainer baton
 
-The second runs on a stand-in GPU too, slowly.
+Without a GPU the second uses a stand-in, and the first generates with transformers.
 """
 
 from __future__ import annotations
@@ -11,23 +11,23 @@ from __future__ import annotations
 import argparse
 import json
 import random
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import deepspeed
 import torch
 from datasets import Dataset
 from smollm2 import chat, judge
-from transformers import TrainerCallback
+from transformers import AutoTokenizer, TrainerCallback
 from trl_meter import Meter
 from trl import GRPOConfig, GRPOTrainer
 
 from baton.examples.arithmetic import Problem, held_out_problems, training_problems
 
 
-def rows(problems: list[Problem]) -> Dataset:
-    return Dataset.from_list(
-        [{"prompt": chat(each), "sum": each.prompt, "answer": each.answer} for each in problems]
-    )
+def rows(problems: list[Problem], asked: Callable[[Problem], str]) -> Dataset:
+    return Dataset.from_list([{"prompt": asked(each), "sum": each.prompt, "answer": each.answer} for each in problems])
 
 
 def right(completions: list[str], answer: list[str], **more: Any) -> list[float]:
@@ -51,33 +51,26 @@ class Clock(TrainerCallback):
         self._meter.end()
 
 
-def deepspeed_config(stage: int) -> dict[str, Any]:
-    auto = ("train_micro_batch_size_per_gpu", "gradient_accumulation_steps", "gradient_clipping")
-    return {
-        **dict.fromkeys(auto, "auto"),
-        "bf16": {"enabled": True},
-        "zero_optimization": {"stage": stage},
-        "steps_per_print": 2**31,
-    }
-
-
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--model", required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--trainer", choices=("trl", "baton"), required=True)
-    parser.add_argument("--zero", type=int, default=2)
     parser.add_argument("--steps", type=int, default=60)
+    parser.add_argument("--vllm-share", type=float, default=0.3, help="of the GPU's memory, for TRL's own vLLM")
     options = parser.parse_args()
+    gpu = torch.cuda.is_available()
+    if not gpu:
+        deepspeed.init_distributed("gloo")  # else accelerate would not find the other ranks
     config = GRPOConfig(
         output_dir=str(options.out / "output"),
-        deepspeed=deepspeed_config(options.zero),
         bf16=True,
-        use_cpu=not torch.cuda.is_available(),
-        use_vllm=True,
+        use_cpu=not gpu,
+        ddp_backend=None if gpu else "gloo",
+        use_vllm=gpu,
         vllm_mode="colocate",
         vllm_enable_sleep_mode=True,
-        vllm_gpu_memory_utilization=0.3,
+        vllm_gpu_memory_utilization=options.vllm_share,
         vllm_max_model_length=128,
         max_completion_length=8,
         num_generations=8,
@@ -98,13 +91,15 @@ def main() -> None:
     )
     problems = list(training_problems())
     random.Random(0).shuffle(problems)
+    # A model that knows no chat goes on with "37+48=".
+    asked = chat if AutoTokenizer.from_pretrained(options.model).chat_template else lambda problem: problem.prompt
     meter = Meter()
     given: dict[str, Any] = {
         "model": options.model,
         "reward_funcs": right,
         "args": config,
-        "train_dataset": rows(problems),
-        "eval_dataset": rows(list(held_out_problems())[:512]),
+        "train_dataset": rows(problems, asked),
+        "eval_dataset": rows(list(held_out_problems())[:512], asked),
         "callbacks": [Clock(meter)],
     }
     if options.trainer == "baton":
@@ -116,7 +111,10 @@ def main() -> None:
     meter.wrap(trainer)
     trainer.train()
     if trainer.accelerator.is_main_process:
-        report = {"log": trainer.state.log_history, "steps": meter.steps, "peaks": meter.peaks}
+        report = {
+            **{"log": trainer.state.log_history, "steps": meter.steps, "peaks": meter.peaks},
+            "evaluations": meter.evaluations,
+        }
         (options.out / "report.json").write_text(json.dumps(report))
 
 

@@ -15,7 +15,7 @@ async function refused(code: string, config: string, ...words: string[]): Promis
   });
 }
 
-describe("accelerate launch", { timeout: 120_000 }, () => {
+describe("accelerate launch", { timeout: 300_000 }, () => {
   const files = Object.entries(FILES).filter(([name]) => ALL || name === "ZeRO-3");
   it.each(files)("with the file for %s trains, and every check passes", async (name, config) => {
     await withFolder(async (folder) => {
@@ -27,6 +27,18 @@ describe("accelerate launch", { timeout: 120_000 }, () => {
       expect(handoffs.toTraining).toBe(2);
       expect(checks.weightChecksumsFailed).toBe(0);
       expect(checks.weightChecksumsPassed).toBeGreaterThan(0);
+    });
+  });
+
+  it.runIf(ALL).each(["ZeRO-2", "ZeRO-3"] as const)("trains in float16 with a scaled loss too, by %s", async (name) => {
+    await withFolder(async (folder) => {
+      const baton = launched(folder, FILES[name], ["--steps", "8", "--any-type"], undefined, { dtype: "float16" });
+      const { code, output } = await baton.ended;
+      expect(code, output).toBe(0);
+      const { checks, handoffs } = baton.summary();
+      expect(handoffs.toTraining).toBe(8);
+      expect(checks).toMatchObject({ weightChecksumsFailed: 0 });
+      expect(checks.maxLogprobDifference).toBeLessThan(0.1);
     });
   });
 

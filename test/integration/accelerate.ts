@@ -12,7 +12,7 @@ const RANKS = 2;
 const GPU = "2GiB";
 
 /** As `accelerate config` writes it, and as TRL's and the alignment handbook's examples have it. */
-const file = (deepspeed: string): string => `
+const file = (deepspeed: string, precision: string): string => `
 compute_environment: LOCAL_MACHINE
 debug: false
 deepspeed_config:
@@ -25,7 +25,7 @@ distributed_type: DEEPSPEED
 downcast_bf16: 'no'
 machine_rank: 0
 main_training_function: main
-mixed_precision: bf16
+mixed_precision: ${precision}
 num_machines: 1
 num_processes: ${RANKS}
 rdzv_backend: static
@@ -59,12 +59,12 @@ export function launched(
   config: string,
   words: readonly string[],
   place?: Place,
-  { told = true } = {},
+  { told = true, dtype = "bfloat16" }: { told?: boolean; dtype?: "bfloat16" | "float16" } = {},
 ): Baton {
-  const model = writeModel(folder, { tied: true, keyValueHeads: 2, dtype: "bfloat16" });
-  writeFileSync(join(folder, "accelerate.yaml"), file(config));
+  const model = writeModel(folder, { tied: true, keyValueHeads: 2, dtype });
+  writeFileSync(join(folder, "accelerate.yaml"), file(config, dtype === "float16" ? "fp16" : "bf16"));
   const ranks = String(place === undefined ? RANKS : RANKS / 2);
-  const engine = ["engine.dtype=bfloat16", "engine.maxModelLength=32", "engine.maxSequences=16"];
+  const engine = [`engine.dtype=${dtype}`, "engine.maxModelLength=32", "engine.maxSequences=16"];
   const nodes = place === undefined ? [] : [...placed(place.node, place.port), "nodes.meetMs=60000"];
   return new Baton(
     folder,

@@ -31,7 +31,7 @@ export interface DeepSpeedShape {
 /** Sizes that 3 ranks do not divide: partitions end inside of rows, and at odd elements. */
 export function writeModel(
   folder: string,
-  { tied, keyValueHeads, dtype }: Pick<DeepSpeedShape, "tied" | "keyValueHeads" | "dtype">,
+  { tied, keyValueHeads, dtype }: Pick<DeepSpeedShape, "tied" | "keyValueHeads"> & { readonly dtype: string },
 ): string {
   const model = join(folder, "model");
   mkdirSync(model);

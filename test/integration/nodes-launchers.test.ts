@@ -60,7 +60,7 @@ describe("accelerate launch on two nodes", { timeout: 180_000 }, () => {
 
 describe("BatonGRPOTrainer on two nodes", { timeout: 400_000 }, () => {
   const config = {
-    ...{ per_device_train_batch_size: 4, num_generations: 4, learning_rate: 1e-3, max_steps: 4, beta: 0.04 },
+    ...{ per_device_train_batch_size: 4, num_generations: 4, learning_rate: 1e-3, max_steps: 10, beta: 0.04 },
     ...{ generation_kwargs: { do_sample: false }, entropy_coef: 0.05 },
   };
   it.runIf(ALL).each([2, 3] as const)("trains as on one with as many ranks, under ZeRO-%i", async (zero) => {
@@ -69,14 +69,14 @@ describe("BatonGRPOTrainer on two nodes", { timeout: 400_000 }, () => {
       mkdirSync(join(folder, "one"));
       return (await trainWithBaton(join(folder, "one"), training)).log;
     });
-    expect(new Set(one.map(({ loss }) => loss)).size).toBeGreaterThan(3);
+    expect(new Set(one.map(({ loss }) => loss)).size).toBeGreaterThan(9);
     await bothNodes(
       (folder, place) => startBaton(folder, { ...training, place }),
       async (nodes, folder) => {
         await Promise.all(nodes.map(finished));
         expectSame(one, logOf(folderOf(folder, 0)));
         for (const node of nodes) {
-          expect(node.summary()).toMatchObject({ batches: 4, checks: { weightChecksumsFailed: 0 } });
+          expect(node.summary()).toMatchObject({ batches: 10, checks: { weightChecksumsFailed: 0 } });
         }
       },
     );

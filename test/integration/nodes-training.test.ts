@@ -6,8 +6,9 @@ import type { NodePhase } from "../../src/phases/commands.js";
 import { eventsOf } from "../../src/report/events.js";
 import { Baton, root, withFolder } from "./baton.js";
 import { type DeepSpeedShape, deepspeedRun } from "./deepspeed.js";
+import { recordComparison } from "./figures.js";
 import { partOf, python } from "./light.js";
-import { endTogether, finished, folderOf, freePorts } from "./two-nodes.js";
+import { endTogether, finished, folderOf, freePorts, type Victim } from "./two-nodes.js";
 
 const all = process.env.BATON_ALL_RECIPES === "1";
 const SHAPE = { dtype: "bfloat16", tied: true, keyValueHeads: 2, steps: 3, sharedMemory: false } as const;
@@ -38,6 +39,8 @@ function losses(baton: Baton): number[] {
     .map(({ values }) => values.loss ?? Number.NaN);
 }
 
+const lossLog = (all: readonly number[]) => all.map((loss) => ({ loss }));
+
 /** `shape` is that of one node of two. */
 async function trainsAsOne(shape: DeepSpeedShape): Promise<void> {
   const { ranks, engines } = shape;
@@ -50,7 +53,9 @@ async function trainsAsOne(shape: DeepSpeedShape): Promise<void> {
   expect(new Set(one).size).toBe(3);
   await onTwoNodes(shape, async (nodes) => {
     await Promise.all(nodes.map(finished));
-    expect(nodes.map(losses)).toEqual([one, one]);
+    const both = nodes.map(losses);
+    for (const each of both) recordComparison(lossLog(one), lossLog(each));
+    expect(both).toEqual([one, one]);
     expectProven(nodes[0], ranks * 2);
   });
 }
@@ -166,8 +171,6 @@ describe("weights that cross the network", { timeout: 300_000 }, () => {
     ));
 });
 
-type Victim = "rank 0" | "controller";
-
 async function killed(phase: NodePhase, hit: number, victim: Victim): Promise<void> {
   // One rank alone is never seen to wait for others of its node.
   const size = phase === "arrive" ? 2 : 1;
@@ -188,6 +191,7 @@ describe.runIf(all)("DeepSpeed's ranks on two nodes end together", { timeout: 30
     ["sync", 0, "rank 0"],
     ["cache", 1, "controller"],
     ["generate", 1, "rank 0"],
+    ["generate", 0, "engine 0"],
     ["sleep", 0, "controller"],
     ["resume", 0, "rank 0"],
   ] as [NodePhase, number, Victim][])("in %s, of node %i: %s", (...one) => killed(...one));

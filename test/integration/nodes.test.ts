@@ -1,5 +1,5 @@
 /** Two nodes in one run, each with a controller, engines and light ranks of its own. */
-import { existsSync } from "node:fs";
+import { existsSync, mkdirSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { describe, expect, it } from "vitest";
 import type { NodePhase } from "../../src/phases/commands.js";
@@ -7,7 +7,7 @@ import { eventsOf } from "../../src/report/events.js";
 import { type Baton, fixtures, processesWith, withFolder } from "./baton.js";
 import { type LightOptions, limited, python } from "./light.js";
 import { allGone, errorCodes, GONE_MS } from "./remains.js";
-import { endTogether, finished, freePorts, lightNode } from "./two-nodes.js";
+import { endTogether, finished, freePorts, lightNode, type Victim } from "./two-nodes.js";
 
 const all = process.env.BATON_ALL_RECIPES === "1";
 const PHASES = ["train", "arrive", "release", "wake", "plan", "sync", "cache", "generate", "sleep", "resume"] as const;
@@ -15,15 +15,15 @@ const NOTICED_MS = 1_000;
 /** Two runs each, on two cores. */
 const atOnce = limited(2);
 
-/** Both nodes; `options` by node. */
+/** Both nodes; `options` by node, and the folder of both. */
 async function twoNodes<T>(
-  options: (node: number) => LightOptions,
+  options: (node: number, folder: string) => LightOptions,
   use: (nodes: readonly [Baton, Baton], folder: string) => Promise<T>,
 ): Promise<T> {
   return atOnce(() =>
     withFolder(async (folder) => {
       const port = await freePorts();
-      const nodes = [lightNode(folder, 0, port, options(0)), lightNode(folder, 1, port, options(1))] as const;
+      const nodes = [0, 1].map((node) => lightNode(folder, node, port, options(node, folder))) as [Baton, Baton];
       try {
         const result = await use(nodes, folder);
         expect(processesWith(folder)).toEqual([]);
@@ -97,8 +97,6 @@ describe.runIf(all)("four nodes", () => {
   });
 });
 
-type Victim = "rank 1" | "controller";
-
 async function killed(phase: NodePhase, hit: number, victim: Victim): Promise<void> {
   await twoNodes(
     () => ({ steps: 60, pauseSeconds: 0.15 }),
@@ -118,21 +116,53 @@ describe("what dies on one node ends the run on both", { timeout: 300_000 }, () 
     ["train", 1, "controller"],
   ];
   const every = PHASES.flatMap((phase) =>
-    [0, 1].flatMap((node) => (["rank 1", "controller"] as const).map((victim): Case => [phase, node, victim])),
+    [0, 1].flatMap((node) =>
+      (["rank 1", "controller", "engine 0"] as const).map((victim): Case => [phase, node, victim]),
+    ),
   );
   it.concurrent.each(all ? every : some)("in %s, of node %i: %s", (...one) => killed(...one));
+
+  it.runIf(all).each([0, 1])(
+    "and so does a rank of node %i that stands still, when its deadline is over",
+    async (hit) => {
+      const deadlineMs = 3_000;
+      // Its node waits for it to arrive where another rank has.
+      const set = ["train", "arrive"].map((name) => `deadlines.${name}Ms=${deadlineMs}`);
+      await twoNodes(
+        () => ({ steps: 60, pauseSeconds: 0.15, set }),
+        async (nodes, folder) => {
+          // Stopped processes are looked for once a second: to see them, and that time is up.
+          const goneMs = deadlineMs + 2_000 + GONE_MS;
+          await endTogether(nodes, folder, { phase: "train", hit, victim: "rank 1", signal: "SIGSTOP", goneMs });
+        },
+      );
+    },
+  );
 });
 
-type Refusal = readonly [code: string, ...words: string[]];
+/** A folder in which Python finds these packages, of another version than those that are installed. */
+function otherVersions(folder: string, version: string, names: readonly string[]): string {
+  for (const name of names) {
+    const info = join(folder, `${name.replace("-", "_")}-${version}.dist-info`);
+    mkdirSync(info, { recursive: true });
+    writeFileSync(join(info, "METADATA"), `Metadata-Version: 2.1\nName: ${name}\nVersion: ${version}\n`);
+  }
+  return folder;
+}
+
+type Refusal = readonly [code: string, ...words: (string | RegExp)[]];
 
 /** Both are refused at the start, before any engine or rank: what each says. */
-async function refused(says: readonly [Refusal, Refusal], options: (node: number) => LightOptions): Promise<void> {
+async function refused(
+  says: readonly [Refusal, Refusal],
+  options: (node: number, folder: string) => LightOptions,
+): Promise<void> {
   await twoNodes(options, async (nodes) => {
     for (const [node, baton] of nodes.entries()) {
       const { output, code } = await baton.ended;
       const [expected, ...words] = says[node] as Refusal;
       expect(errorCodes(output), output).toEqual([expected]);
-      for (const word of words) expect(output).toContain(word);
+      for (const word of words) expect(output).toMatch(word);
       expect(code).toBe(1);
       expect(existsSync(join(baton.out, "events.jsonl"))).toBe(false);
     }
@@ -140,11 +170,20 @@ async function refused(says: readonly [Refusal, Refusal], options: (node: number
 }
 
 describe("nodes that do not fit together are refused at the start", () => {
-  it.concurrent("with different recipes: on both, by what differs and where", () => {
-    const says: Refusal = ["NODES_DIFFER", "deadlines.syncMs: 60000 on node 0", "1234 on node 1"];
-    return refused([[...says, "the nodes have no key"], says], (node) => ({
-      set: node === 1 ? ["deadlines.syncMs=1234"] : [],
-    }));
+  it.concurrent("with different recipes or versions: on both, by what differs and where", () => {
+    const recipes = ["deadlines.syncMs: 60000 on node 0", "1234 on node 1"];
+    const versions = ["package trl: ", "package math-verify: "].map(
+      (name) => new RegExp(`${name}.* on node 0 .*, 0\\.0\\.7 on node 1`),
+    );
+    const says: Refusal = ["NODES_DIFFER", ...recipes, ...versions];
+    return refused([[...says, "the nodes have no key"], says], (node, folder) =>
+      node === 0
+        ? {}
+        : {
+            set: ["deadlines.syncMs=1234"],
+            environment: { PYTHONPATH: otherVersions(join(folder, "packages"), "0.0.7", ["trl", "math-verify"]) },
+          },
+    );
   });
 
   it.concurrent("with different keys: the stranger at once, the other for want of the right one", () =>

@@ -6,6 +6,7 @@ import { promisify } from "node:util";
 import { expect } from "vitest";
 import { onMachines } from "./accelerate.js";
 import { Baton, fixtures, root } from "./baton.js";
+import { CLOCKS, mayDiffer, recordComparison } from "./figures.js";
 import { partOf, python } from "./light.js";
 import type { Place } from "./two-nodes.js";
 
@@ -152,15 +153,14 @@ export async function modelForTools(folder: string): Promise<string> {
   return join(folder, "trl-internal-testing/tiny-Qwen2ForCausalLM-2.5");
 }
 
-const CLOCKS = /runtime|_per_second|step_time/;
-
-/** TRL's figures but those of the clock, each with Baton's; a learning rate of 1e-3 tears rounding apart slowly. */
+/** TRL's figures but those of the clock, each with Baton's. */
 export function expectSame(trl: Log, baton: Log): void {
+  recordComparison(trl, baton);
   expect(baton.length).toBe(trl.length);
   for (const [position, line] of trl.entries()) {
     for (const [name, value] of Object.entries(line)) {
       if (CLOCKS.test(name)) continue;
-      const close = Math.abs((baton[position]?.[name] ?? Number.NaN) - value) <= 1e-5 + 1e-3 * Math.abs(value);
+      const close = Math.abs((baton[position]?.[name] ?? Number.NaN) - value) <= mayDiffer(value);
       expect(close, `line ${position}: ${name} ${baton[position]?.[name]} for ${value}`).toBe(true);
     }
   }

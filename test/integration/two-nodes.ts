@@ -74,12 +74,22 @@ export async function finished(baton: Baton): Promise<void> {
   expect(ended, ended.output).toMatchObject({ code: 0 });
 }
 
-/** Something of one node that is killed in a phase of its second handoff. */
+export type Victim = "controller" | `rank ${number}` | `engine ${number}`;
+
+/** What the node that was hit may say; but for the controller, which says nothing. */
+function causeOf({ victim, signal }: Pick<Kill, "victim" | "signal">): RegExp {
+  if (signal === "SIGSTOP") return /PROCESS_STOPPED/;
+  return victim.startsWith("engine") ? /ENGINE_DIED|WORKER_DIED/ : /RANK_DIED|LAUNCHER_FAILED/;
+}
+
+/** Something of one node that is killed, or stopped, in a phase of its second handoff. */
 export interface Kill {
   readonly phase: NodePhase;
   /** The node. */
   readonly hit: number;
-  readonly victim: "controller" | `rank ${number}`;
+  readonly victim: Victim;
+  /** SIGSTOP is noticed when the phase's deadline is over, SIGKILL at once. */
+  readonly signal?: "SIGKILL" | "SIGSTOP";
   /** Until both controllers have ended, and until nothing is left. */
   readonly goneMs: number;
 }
@@ -90,14 +100,14 @@ export interface Kill {
  * @returns when it was killed, and what the other node said
  */
 export async function endTogether(nodes: readonly [Baton, Baton], folder: string, kill: Kill) {
-  const { phase, hit, victim, goneMs } = kill;
+  const { phase, hit, victim, goneMs, signal = "SIGKILL" } = kill;
   const [here, there] = hit === 0 ? nodes : ([nodes[1], nodes[0]] as const);
   // Plans are made once, before the first sync.
   const nth = phase === "plan" ? 1 : 2;
   await here.event(() => eventsOf(here.events(), "phase").filter(({ to }) => to === phase).length === nth);
   const pid = victim === "controller" ? here.pid : pidOf(here, victim);
   const at = nowMs();
-  process.kill(pid, "SIGKILL");
+  process.kill(pid, signal);
   const [victims, others] = await Promise.all([here.ended, there.ended]);
   expect(nowMs() - at, "ended after ms").toBeLessThan(goneMs);
   await allGone(folder, goneMs);
@@ -107,9 +117,9 @@ export async function endTogether(nodes: readonly [Baton, Baton], folder: string
   expect(others.code).toBe(1);
   expect(there.summary().left).toEqual({ processes: 0, deviceBytes: 0 });
   if (victim !== "controller") {
-    const cause = /^(RANK_DIED|LAUNCHER_FAILED)$/;
-    expect(others.output).toMatch(new RegExp(`node ${hit} ended the run: ${cause.source.slice(1, -1)}`));
-    expect(errorCodes(victims.output), victims.output).toEqual([expect.stringMatching(cause)]);
+    const cause = causeOf(kill).source;
+    expect(others.output).toMatch(new RegExp(`node ${hit} ended the run: (${cause})`));
+    expect(errorCodes(victims.output), victims.output).toEqual([expect.stringMatching(`^(${cause})$`)]);
     expect(victims.code).toBeGreaterThan(0);
     expect(nodes[0].summary().nodes?.each.map(({ summary }) => summary?.exit.reason)).toEqual(["failed", "failed"]);
   }

@@ -78,7 +78,7 @@ def make(folder: Path) -> Path:
         "num_hidden_layers": 2,
         "num_attention_heads": 4,
         "num_key_value_heads": 2,
-        "max_position_embeddings": 1024,
+        "max_position_embeddings": 2048,
         "eos_token_id": words.eos_token_id,
         "pad_token_id": words.pad_token_id,
     }

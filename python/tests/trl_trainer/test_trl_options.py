@@ -7,6 +7,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from peft import IA3Config, LoraConfig
 from trl import GRPOConfig
 
 from baton import BatonError
@@ -24,10 +25,10 @@ def in_a_run(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BATON_TOKEN", "token")
 
 
-def refused(args: GRPOConfig, **more: Any) -> BatonError:
+def refused(args: GRPOConfig, **given: Any) -> BatonError:
     args.deepspeed_plugin = SimpleNamespace(deepspeed_config={})  # pyright: ignore
     with pytest.raises(BatonError) as caught:
-        options.honoured(args, **more)
+        options.honoured(args, given)
     return caught.value
 
 
@@ -59,6 +60,7 @@ def test_without_deepspeed_there_is_nothing_to_hand_over(tmp_path: Path) -> None
         ({"repetition_penalty": 1.1}, "repetition_penalty=1.1"),
         ({"generation_kwargs": {"top_k": 3}}, "generation_kwargs['top_k']=3"),
         ({"generation_kwargs": {"bad_words": ["x"]}}, "generation_kwargs['bad_words']"),
+        ({"model_init_kwargs": {"load_in_4bit": True}}, "model_init_kwargs['load_in_4bit']"),
     ],
 )
 def test_what_no_engine_honours_is_refused_by_name(tmp_path: Path, more: dict[str, Any], named: str) -> None:
@@ -82,11 +84,47 @@ def test_generation_goes_through_the_engines_and_the_users_arguments_stay(tmp_pa
     assert not args.use_vllm
 
 
-def test_what_the_recipe_decides_is_said(tmp_path: Path) -> None:
+@pytest.mark.usefixtures("in_a_run")
+@pytest.mark.parametrize(
+    ("given", "named"),
+    [
+        ({"peft_config": LoraConfig(use_dora=True)}, "peft_config: use_dora=True"),
+        ({"peft_config": LoraConfig(lora_bias=True)}, "peft_config: lora_bias=True"),
+        ({"peft_config": LoraConfig(alora_invocation_tokens=[1])}, "peft_config: alora_invocation_tokens=[1]"),
+        ({"peft_config": IA3Config()}, "adapters of the kind IA3"),
+        ({"model": SimpleNamespace(peft_config={"a": LoraConfig(use_dora=True)})}, "peft_config: use_dora=True"),
+        ({"model": SimpleNamespace(is_quantized=True)}, "a quantized model"),
+        ({"quantization_config": object()}, "quantization_config"),
+    ],
+)
+def test_models_and_adapters_that_no_engine_can_take_are_refused(
+    tmp_path: Path, given: dict[str, Any], named: str
+) -> None:
+    error = refused(config(tmp_path), **{"model": "folder", **given})
+    assert error.code == "UNSUPPORTED_TRL_OPTION"
+    assert error.found == named
+
+
+@pytest.mark.usefixtures("in_a_run")
+def test_adapters_that_engines_can_take_are_not_refused(tmp_path: Path) -> None:
+    args = config(tmp_path, model_init_kwargs={"dtype": "bfloat16", "load_in_4bit": False})
+    args.deepspeed_plugin = SimpleNamespace(deepspeed_config={})  # pyright: ignore
+    plain = LoraConfig(r=4, lora_alpha=8, use_rslora=True, bias="lora_only", modules_to_save=["lm_head"])
+    assert options.honoured(args, {"model": "folder", "peft_config": plain}).use_vllm
+
+
+@pytest.mark.parametrize(
+    ("more", "says"),
+    [
+        ({"vllm_tensor_parallel_size": 4}, ["vllm_tensor_parallel_size=4", "engine.tensorParallel"]),
+        ({"cache_implementation": "static"}, ["cache_implementation='static'", "engine.cacheBytes"]),
+    ],
+)
+def test_what_the_recipe_decides_is_said(tmp_path: Path, more: dict[str, Any], says: list[str]) -> None:
     assert options.of_the_recipe(config(tmp_path)) == []
-    (line,) = options.of_the_recipe(config(tmp_path, vllm_tensor_parallel_size=4))
-    assert "vllm_tensor_parallel_size=4" in line
-    assert "engine.tensorParallel" in line
+    (line,) = options.of_the_recipe(config(tmp_path, **more))
+    for words in says:
+        assert words in line
 
 
 SETTINGS = {"temperature": 0.9, "top_p": 0.8, "max_tokens": 32}

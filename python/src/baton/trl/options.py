@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,14 +13,19 @@ from baton.completion import Sampling
 from baton.errors import BatonError
 from baton.training.deepspeed_support import check_zero
 
-#: Options of the vLLM that TRL would start, and the key of Baton's recipe that takes their place.
+#: Options of the generation that TRL would do, and the key of Baton's recipe that takes their place.
 _OF_THE_RECIPE = {
     "vllm_tensor_parallel_size": "engine.tensorParallel",
     "vllm_gpu_memory_utilization": "engine.cacheBytes, or engine.options.gpuMemoryUtilization",
     "vllm_max_model_length": "engine.maxModelLength",
     "vllm_model_impl": "engine.options.modelImpl",
     "vllm_enable_sleep_mode": "nothing (engines always sleep)",
+    "cache_implementation": "engine.cacheBytes",
+    "ds3_gather_for_generation": "nothing (engines read weights where they lie)",
 }
+
+#: Of `model_init_kwargs`: an engine gets the trainer's weights, which have to be ordinary numbers.
+_QUANTIZED = ("quantization_config", "load_in_4bit", "load_in_8bit")
 
 #: Options of a server that TRL would speak to: set, they say that one is expected.
 _OF_A_SERVER = (
@@ -39,9 +45,10 @@ _NEUTRAL: dict[str, tuple[Any, ...]] = {
 }
 
 
-def honoured(args: GRPOConfig, *, rollout_func: Any = None) -> GRPOConfig:
+def honoured(args: GRPOConfig, given: Mapping[str, Any] | None = None) -> GRPOConfig:
     """A copy of `args` in which generation goes through an engine, whatever `use_vllm` says.
 
+    `given`: the trainer's other arguments, by name.
     Raises BatonError NO_CONTROLLER or UNSUPPORTED_TRL_OPTION, which names every such option.
     """
     from baton.connection import Controller
@@ -57,14 +64,15 @@ def honoured(args: GRPOConfig, *, rollout_func: Any = None) -> GRPOConfig:
         )
     plugin: Any = args.deepspeed_plugin
     check_zero(plugin.deepspeed_config.get("zero_optimization", {}).get)
-    problems = _problems(args, rollout_func)
+    given = given or {}
+    problems = [*_problems(args, given.get("rollout_func")), *_of_the_model(args, given)]
     if problems:
         raise BatonError(
             "UNSUPPORTED_TRL_OPTION",
             "Baton cannot honour all of TRL's options that are set.",
             expected="; ".join(expected for _, expected in problems),
             found="; ".join(found for found, _ in problems),
-            action="Change them in GRPOConfig; docs/from-trl.md says what applies and why.",
+            action="Change them in the trainer's arguments; docs/from-trl.md says what applies and why.",
         )
     ours = copy.copy(args)
     ours.use_vllm = True
@@ -146,6 +154,37 @@ def _problems(args: GRPOConfig, rollout_func: Any) -> list[tuple[str, str]]:
             found += _not_neutral(name, value, f"generation_kwargs[{name!r}]")
         elif name not in _UNDERSTOOD:
             found.append((f"generation_kwargs[{name!r}]", f"only {', '.join(sorted(_UNDERSTOOD))}"))
+    return found
+
+
+def _of_the_model(args: GRPOConfig, given: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """What can be seen of the model and its adapters before they are built; the rest is found by `adapters`."""
+    kwargs: Any = args.model_init_kwargs or {}
+    model: Any = given.get("model")
+    asked = [f"model_init_kwargs[{name!r}]" for name in _QUANTIZED if kwargs.get(name)]
+    if given.get("quantization_config") is not None:
+        asked.append("quantization_config")
+    if getattr(model, "is_quantized", False):
+        asked.append("a quantized model")
+    found = [(each, "a model in bfloat16, float16 or float32: engines take its weights as they are") for each in asked]
+    configs = [given.get("peft_config"), *getattr(model, "peft_config", {}).values()]
+    for config in configs:
+        if config is not None:
+            found += _of_an_adapter(config)
+    return found
+
+
+def _of_an_adapter(config: Any) -> list[tuple[str, str]]:
+    kind = str(getattr(config.peft_type, "value", config.peft_type))
+    if kind != "LORA":
+        return [(f"adapters of the kind {kind}", "LoRA")]
+    found: list[tuple[str, str]] = []
+    if getattr(config, "lora_bias", False):
+        found.append(("peft_config: lora_bias=True", "adapters without a bias of their own"))
+    variants = {field.name for field in dataclasses.fields(config) if field.metadata.get("is_lora_variant")}
+    for name in sorted(variants | {"use_dora"}):
+        if getattr(config, name, None):
+            found.append((f"peft_config: {name}={getattr(config, name)!r}", "plain LoRA or rsLoRA"))
     return found
 
 

@@ -44,7 +44,7 @@ class BatonGRPOTrainer(GRPOTrainer):
             args = GRPOConfig(f"{name.rstrip('/').split('/')[-1]}-GRPO")
         given = _SIGNATURE.bind(self, model, reward_funcs, args, *more, **named).arguments
         try:
-            args = honoured(args, rollout_func=given.get("rollout_func"))
+            args = honoured(args, given)
         except BatonError as error:
             joining.decline(local_rank(), error)
             raise
