@@ -2,8 +2,8 @@
 
     left_costs.py FOLDER [--stages 2 3] [--json FILE]       the bench's 1.5B shape
 
-Bytes as NVML counts them, less those of torch's allocator and the pool, each time over a bare CUDA context; then what
-asking libraries and the driver to give back changes while training is paused. Explains the bench's row "left".
+Bytes as NVML counts them, less those of torch's allocator and of the pool's mapped memory, each time over a bare CUDA
+context; then what asking libraries and the driver to give back changes while training is paused. Explains the bench's row "left".
 """
 
 from __future__ import annotations
@@ -41,6 +41,8 @@ class Meter:
     def __init__(self, used: Any) -> None:
         self._used = used
         self.context = 0
+        #: The training memory's, when there is one.
+        self.pool: Any = None
         self.rows: list[tuple[str, float, float]] = []
 
     def read(self, name: str) -> None:
@@ -48,6 +50,10 @@ class Meter:
 
         torch.cuda.synchronize()
         used, reserved = self._used(), torch.cuda.memory_reserved()
+        if self.pool is not None:
+            # Torch counts what it has of the pool whether it is mapped or not.
+            info = self.pool.info()
+            reserved += info.mapped_bytes - info.live_bytes
         if not self.context:
             self.context = used
             print(f"a bare context: {used / MIB:.0f} MiB in use", flush=True)
@@ -83,6 +89,29 @@ def trim_pools() -> None:
     print("trim graphs", driver().cuDeviceGraphMemTrim(0), flush=True)
 
 
+def read_after(meter: Meter, owner: Any, name: str, what: str) -> None:
+    """Reads the meter once, after the first call of this method."""
+    method = getattr(owner, name)
+
+    def first(*given: Any, **named: Any) -> Any:
+        setattr(owner, name, method)
+        made = method(*given, **named)
+        meter.read(what)
+        return made
+
+    setattr(owner, name, first)
+
+
+def optimizer_class(stage: int) -> Any:
+    if stage == 3:
+        from deepspeed.ops.adam import FusedAdam
+
+        return FusedAdam
+    from torch.optim import AdamW
+
+    return AdamW
+
+
 def measure(folder: Path, stage: int) -> None:
     import torch
 
@@ -96,7 +125,7 @@ def measure(folder: Path, stage: int) -> None:
     meter.read("context")
     square = torch.ones(4096, 4096, device="cuda", dtype=torch.bfloat16)
     meter.read("a tensor")
-    square @ square
+    square.matmul(square)
     meter.read("a product (cuBLAS)")
     start_distributed()
     meter.read("process group")
@@ -106,7 +135,11 @@ def measure(folder: Path, stage: int) -> None:
     from baton.training.memory import TrainingMemory
 
     memory = TrainingMemory(0)
+    meter.pool = memory.pool
     trainer = Trainer(Job(str(folder / "result.json"), str(folder), 1, stage=stage))
+    read_after(meter, trainer, "_model", "the model")
+    read_after(meter, trainer, "_optimizer", "the optimizer")
+    read_after(meter, optimizer_class(stage), "step", "the optimizer's first step")
     with memory:
         engine = trainer.build()
     meter.read("engine built")

@@ -43,7 +43,7 @@ def cache_bytes(model: Path) -> int:
 
 def train_with_baton(checks: Checks, options: argparse.Namespace) -> None:
     folder = options.folder / "baton"
-    engine = {"maxModelLength": 64} if options.simulated else {"cacheBytes": cache_bytes(options.model)}
+    engine: dict[str, Any] = {"maxModelLength": 64} if options.simulated else {"cacheBytes": cache_bytes(options.model)}
     recipe = write_recipe(folder, options.model, node=Node(simulated=options.simulated, memory="2GiB"), **engine)
     run = Run(recipe, words(options, "baton", folder), options.accelerate)
     status = run.wait(RUN_SECONDS)
