@@ -18,6 +18,7 @@ import deepspeed
 import torch
 import torch.distributed as dist
 from baton.bench.gpu.part import simulated
+from baton.bench.gpu.ranks import resident_bytes
 from support import device_bytes_used
 from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -26,10 +27,6 @@ import baton
 SEQUENCE, ROWS = 64, 2
 #: What the engine is asked for: a few tokens, so that the handoff and not the generation is measured.
 PROMPTS, TOKENS = 8, 4
-
-
-def resident_bytes() -> int:
-    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 def device() -> str:

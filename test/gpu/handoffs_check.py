@@ -1,4 +1,5 @@
-"""Two hundred handoffs between DeepSpeed and vLLM: none fails, none is slower, nothing grows.
+"""Two hundred handoffs between DeepSpeed and vLLM: none fails, nothing grows. Times are figures here; that they do not
+drift is a row of the bench (`baton bench --subjects handoff --cycles 200`).
 
 handoffs_check.py FOLDER [--model FOLDER] [--zero 2 3] [--handoffs 200] [--gpus N] [--engines M] [--simulated]
 
@@ -18,8 +19,6 @@ from run_support import HERE, Run, add_node_options, node_of, write_recipe
 from small_model import write_config
 from support import MIB, Checks
 
-#: Time may drift by so much between the beginning (after warming up) and the end.
-DRIFT = 0.05
 WARM = 10
 #: Of one handoff against another, at the same place of the loop: allocators round.
 GROWTH_BYTES = 16 * MIB
@@ -34,7 +33,6 @@ def judge(checks: Checks, name: str, records: list[dict[str, Any]], simulated: b
         checks.figure(f"{name}: {key}, first", records[0][key])
         checks.figure(f"{name}: {key}, early median", before)
         checks.figure(f"{name}: {key}, late median", after)
-        checks.that(f"{name}: {key} does not drift", after <= before * (1 + DRIFT), f"{before} -> {after}")
     for key in ("generatingBytes", "trainingBytes", "torchReservedBytes", "residentBytes", "poolLiveBytes"):
         before, after = (max(one[key] for one in part) for part in (begin, end))
         checks.figure(f"{name}: {key}, GiB", after / 2**30)

@@ -3,6 +3,7 @@ import type { Layout } from "./plan.js";
 import type { PartResult } from "./results.js";
 import { type GpuRow, gpuRow, once, type Spread, spread } from "./row.js";
 
+export const MIB = 2 ** 20;
 export const GIB = 2 ** 30;
 /** Milliseconds of a second. */
 export const MS = 1000;

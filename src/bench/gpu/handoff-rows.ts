@@ -1,5 +1,6 @@
 /** Whole handoffs, there and back. */
 import { Figures, GIB, type Metric, MS, type Pair } from "./figures.js";
+import { longRunMetrics } from "./long-run-rows.js";
 import { fasterThanPeer, type GpuRow, once, spread } from "./row.js";
 
 export function handoffRows(pair: Pair): GpuRow[] {
@@ -104,6 +105,7 @@ export function handoffRows(pair: Pair): GpuRow[] {
       peer: figures.peer("used while generating bytes", 1 / GIB),
       note: "NVML's device total",
     },
+    ...longRunMetrics(figures),
   ]);
 }
 

@@ -86,9 +86,14 @@ const VARIANTS: readonly Variant[] = [
 ];
 const TIGHT_ZERO3: Variant = { name: "tight-zero3", room: "tight", stage: 3 };
 
-/** ZeRO-3 has a sense only where there is more than one rank; adapters have no state that is worth partitioning. */
-const variantsOf = ({ layout, lora }: PlanOptions): readonly Variant[] =>
-  layout.gpus === 1 || lora > 0 ? VARIANTS : [...VARIANTS, TIGHT_ZERO3];
+/**
+ * ZeRO-3 has a sense only where there is more than one rank, or where its name is asked for; adapters have no state that
+ * is worth partitioning.
+ */
+const variantsOf = ({ layout, lora, names }: PlanOptions): readonly Variant[] => {
+  const wanted = layout.gpus > 1 || names.some((name) => name.includes(TIGHT_ZERO3.name));
+  return wanted && lora === 0 ? [...VARIANTS, TIGHT_ZERO3] : VARIANTS;
+};
 
 /** The parts in the order in which they run: ours and its peer one after the other. */
 export function planParts(options: PlanOptions): { parts: Part[]; skipped: Skipped[] } {

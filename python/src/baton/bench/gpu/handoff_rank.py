@@ -78,6 +78,9 @@ def measure(job: Job, results: Results) -> None:
         taken["waited seconds"] = 0.0 if returned is None else returned.waited_seconds
         # Beside the step behind which state streams in: steps become faster as a process goes on.
         taken["plain step seconds"] = trainer.step(engine)
+        taken["used while training bytes"] = used_bytes(gpu)
+        taken["resident bytes"] = ranks.resident_bytes()
+        taken["pool live bytes"] = session.memory.pool.info().live_bytes
         ranks.sample(results, most=taken)
         results.show()
     session.finish()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,6 +23,11 @@ def world() -> int:
 def local_rank() -> int:
     """Also the number of this rank's GPU."""
     return int(os.environ.get("LOCAL_RANK", "0"))
+
+
+def resident_bytes() -> int:
+    """Of host memory, by this process, as the kernel counts it; shared memory that it has touched included."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 def together() -> None:
