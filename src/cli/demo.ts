@@ -95,6 +95,7 @@ async function demo(options: DemoOptions): Promise<number> {
     folder: process.cwd(),
     environment: process.env,
     hasGpu: real,
+    trains: true,
     say: (line) => process.stderr.write(`${line}\n`),
   });
   const { exitCode } = await execute({

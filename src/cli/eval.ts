@@ -66,7 +66,7 @@ async function evaluate({ json, deadline, ...options }: EvalOptions): Promise<nu
     ...(base === undefined ? {} : { base: resolve(base) }),
   };
   const answer = await callModule({
-    python: await completePython(),
+    python: await completePython({ trains: false }),
     module: MODULE,
     args: [String(process.pid)],
     input,

@@ -18,12 +18,13 @@ export function addSetup(program: Command): void {
 }
 
 /** The path of a Python with all packages, made at the first use. */
-export async function completePython(): Promise<string> {
+export async function completePython({ trains = true } = {}): Promise<string> {
   const { path } = await setup({
     packageRoot,
     folder: process.cwd(),
     environment: process.env,
     hasGpu: await hasNvidiaDriver(),
+    trains,
     say,
   });
   return path;

@@ -27,6 +27,8 @@ export interface SetupOptions {
   readonly environment: NodeJS.ProcessEnv;
   /** false: PyTorch's CPU build is enough. */
   readonly hasGpu: boolean;
+  /** false: nothing is trained, so that what training compiles is not needed. */
+  readonly trains: boolean;
   /** Progress, a line each. */
   readonly say: (line: string) => void;
 }
@@ -34,8 +36,8 @@ export interface SetupOptions {
 const LOCK_WAIT_MS = 45 * 60_000;
 
 /**
- * Finds a Python with all packages or makes a `.venv` with pinned ones, then builds what would else be built at the
- * first use. Two at once do not collide: the second waits for the first.
+ * Finds a Python with all packages or makes a `.venv` with pinned ones, then builds what training would else build at
+ * its first use. Two at once do not collide: the second waits for the first.
  *
  * @throws BatonError PYTHON_MISSING, PYTHON_UNSUPPORTED, SETUP_FAILED
  */
@@ -156,6 +158,7 @@ async function bootstrapUv(python: string, options: SetupOptions): Promise<reado
  * again for the same versions and sources: only to look would mean to import torch, which takes seconds.
  */
 async function prepare(python: PythonProbe, options: SetupOptions): Promise<void> {
+  if (!options.trains) return;
   const source = join(options.packageRoot, "python/src");
   const stamp = join(cacheFolder(python, options.environment), "prepared");
   const now = prepared(python, options.packageRoot);

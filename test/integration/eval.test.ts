@@ -11,7 +11,8 @@ const data = join(root, "examples/data/sums-held-out.jsonl");
 function evaluation(folder: string, ...words: string[]): Baton {
   const own = ["eval", "--model", model, "--data", data, "--out", join(folder, "out")];
   // The last of an option that is given twice counts.
-  return new Baton(folder, [...own, ...words], { BATON_PYTHON: python, CUDA_VISIBLE_DEVICES: "" });
+  const environment = { BATON_PYTHON: python, CUDA_VISIBLE_DEVICES: "", BATON_CACHE: join(folder, "cache") };
+  return new Baton(folder, [...own, ...words], environment);
 }
 
 describe("baton eval", { timeout: 120_000 }, () => {
@@ -23,6 +24,8 @@ describe("baton eval", { timeout: 120_000 }, () => {
       for (const name of ["pass@1", "pass@2", "pass@4"])
         expect(output).toMatch(new RegExp(`^${name} +\\d+\\.\\d %`, "m"));
       expect(output).toContain("95 % interval");
+      // What only training needs is not compiled.
+      expect(existsSync(join(folder, "cache"))).toBe(false);
       const summary = JSON.parse(readFileSync(join(baton.out, "summary.json"), "utf8"));
       const [one, two, four] = summary.passAtK;
       expect(one.low).toBeLessThan(one.value);

@@ -112,6 +112,7 @@ describe("a Python", () => {
         folder,
         environment,
         hasGpu: false,
+        trains: true,
         say: (line: string) => said.push(line),
       };
       // Before anything is made or downloaded.
