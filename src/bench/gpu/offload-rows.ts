@@ -79,7 +79,7 @@ export function offloadRows(pair: Pair): GpuRow[] {
       ours: figures.ours("left bytes", 1 / GIB),
       peer: figures.peer("left bytes", 1 / GIB),
       goal: atMost(0.4, "at most 0.4 GiB"),
-      why: "NCCL and the kernels of CUDA hold it, not training state; a bare context has none of them",
+      why: "NCCL and the kernels of CUDA hold it, not training state: test/gpu/left_costs.py says how much each",
       note: "NVML's device total, less what it was with a bare CUDA context",
     },
     {
