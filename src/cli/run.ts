@@ -11,6 +11,7 @@ import {
   type RecipeInput,
   recipeFrom,
 } from "../recipe/index.js";
+import { checkAccelerateFile } from "./accelerate-file.js";
 import { choosePython } from "./choose-python.js";
 import { execute } from "./execute.js";
 import { machineGpus } from "./gpus.js";
@@ -92,6 +93,7 @@ async function prepare(file: string | null, command: readonly string[], override
     );
   }
   checkStart(recipe, process.env);
+  checkAccelerateFile(command, process.cwd());
   const place = nodePlace(recipe, process.env);
   const chosen = await choosePython(command, {
     environment: process.env,
