@@ -4,63 +4,20 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, describe, expect, it } from "vitest";
 import { type Layout, type PlanOptions, planParts } from "../../src/bench/gpu/plan.js";
-import type { PartRecord, PartResult } from "../../src/bench/gpu/results.js";
+import type { PartResult } from "../../src/bench/gpu/results.js";
 import { rowsOf } from "../../src/bench/gpu/rows.js";
 import { runFigures } from "../../src/bench/gpu/run-figures.js";
 import { runTables } from "../../src/bench/gpu/run-table.js";
 import { generatedShape } from "../../src/bench/gpu/shapes.js";
 import { headingLines, headingOf, markdownTable, missesOf } from "../../src/bench/gpu/table.js";
 import type { RunEvent } from "../../src/report/events.js";
+import { GIB, MIB, ONE_GPU, result, rowOf } from "./bench-gpu.fixture.js";
 import { smallRun } from "./report-events.fixture.js";
 
-const GIB = 2 ** 30;
-const MIB = 2 ** 20;
-const ONE_GPU: Layout = { gpus: 1, engines: 1, tensorParallel: 1 };
 const TWO_GPUS: Layout = { gpus: 2, engines: 1, tensorParallel: 2 };
 const EIGHT_GPUS: Layout = { gpus: 8, engines: 2, tensorParallel: 4 };
 const folder = mkdtempSync(join(tmpdir(), "baton-test-"));
 afterAll(() => rmSync(folder, { recursive: true }));
-
-interface Changes {
-  readonly samples?: PartRecord["samples"];
-  readonly values?: PartRecord["values"];
-  readonly uuid?: string;
-  readonly simulated?: boolean;
-  readonly command?: string;
-  readonly graphs?: string;
-  readonly failure?: PartResult["failure"];
-  readonly layout?: Layout;
-}
-
-function result(subject: PartResult["part"]["subject"], side: "ours" | "stock", changes: Changes): PartResult {
-  const { samples = {}, values = {}, uuid = "GPU-1", simulated = false, command = "one", failure = null } = changes;
-  const variant = subject === "offload" ? "zero2" : subject === "handoff" ? "tight" : "";
-  const layout = changes.layout ?? ONE_GPU;
-  return {
-    part: { name: `${subject}-${side}`, subject, side, shape: "7b", variant, release: "all", layout },
-    command: { id: command, at: "2026-01-01T00:00:00Z", words: ["bench"], baton: "0.1.0", node: "v20" },
-    graphs: changes.graphs ?? "vllm",
-    failure,
-    record: {
-      job: {},
-      finished: failure === null,
-      at: "cycles",
-      failure: null,
-      seconds: 1,
-      versions: { torch: "2.11.0", vllm: null },
-      machine: { gpu: "NVIDIA H100", uuid, driver: "580.1", totalBytes: 80 * GIB, simulated, gpus: layout.gpus },
-      values,
-      samples,
-    },
-    run: null,
-  };
-}
-
-const rowOf = (results: readonly PartResult[], metric: string) => {
-  const row = rowsOf(results).find((one) => one.metric === metric);
-  if (row === undefined) throw new Error(`no row ${metric}`);
-  return row;
-};
 
 describe("rows", () => {
   const ours = result("offload", "ours", {
@@ -190,41 +147,6 @@ describe("heading", () => {
   it("names what is installed and nothing else", () => {
     const heading = headingOf([result("offload", "ours", {})], "0.1.0", new Date(0));
     expect(heading.versions).toEqual({ torch: ["2.11.0"] });
-  });
-});
-
-describe("many handoffs in a row", () => {
-  const run = (cycles: number, slower: number, grown: number) => {
-    const late = (cycle: number): number => (cycle >= cycles - 20 ? 1 : 0);
-    const each = (value: (cycle: number) => number) => Array.from({ length: cycles }, (_, cycle) => value(cycle));
-    return result("handoff", "ours", {
-      samples: {
-        "to first tokens seconds": each((cycle) => 0.5 + slower * late(cycle)),
-        "to first forward seconds": each(() => 0.1),
-        "step seconds": each((cycle) => (cycle < 10 ? 9 : 0.3)),
-        "used while generating bytes": each((cycle) => 60 * GIB + grown * late(cycle)),
-        "used while training bytes": each(() => 30 * GIB),
-        "resident bytes": each((cycle) => (cycle < 10 ? 0 : GIB)),
-        "pool live bytes": each(() => GIB),
-      },
-    });
-  };
-
-  it("are judged by what drifts and what grows, but for the first ones", () => {
-    const still = rowsOf([run(70, 0, 0)]).filter(({ metric }) => metric.includes("handoffs:"));
-    expect(still).toEqual([]);
-    const same = rowsOf([run(130, 0, 0)]).filter(({ metric }) => metric.startsWith("130 handoffs:"));
-    expect(same.map(({ met }) => met)).toEqual(Array.from({ length: 7 }, () => true));
-    const worse = rowsOf([run(130, 0.05, 17 * MIB)]).filter(({ met, metric }) => metric.includes(":") && met === false);
-    // Of the last third only a half is slower, which its median does not show.
-    expect(worse.map(({ metric }) => metric)).toEqual(["130 handoffs: GPU memory while generating grows by"]);
-    const slow = run(130, 0.05, 0);
-    const samples = slow.record?.samples["to first tokens seconds"] as number[];
-    samples.fill(0.55, 90);
-    expect(rowOf([slow], "130 handoffs: training to first tokens drifts by")).toMatchObject({
-      met: false,
-      missedBy: "10, not 5",
-    });
   });
 });
 
