@@ -26,12 +26,23 @@ export interface DeepSpeedShape {
   /** DeepSpeed's own collectives within a node go through shared memory, as under its own launcher. */
   readonly sharedMemory?: boolean;
   readonly environment?: Readonly<Record<string, string>>;
+  /** Elements of a hidden state; the rest follows. 40 makes a model that fits a granule. */
+  readonly hidden?: number;
+  /** More words for `baton run`. */
+  readonly words?: readonly string[];
 }
 
 /** Sizes that 3 ranks do not divide: partitions end inside of rows, and at odd elements. */
 export function writeModel(
   folder: string,
-  { tied, keyValueHeads, dtype }: Pick<DeepSpeedShape, "tied" | "keyValueHeads"> & { readonly dtype: string },
+  {
+    tied,
+    keyValueHeads,
+    dtype,
+    hidden = 40,
+  }: Pick<DeepSpeedShape, "tied" | "keyValueHeads" | "hidden"> & {
+    readonly dtype: string;
+  },
 ): string {
   const model = join(folder, "model");
   mkdirSync(model);
@@ -39,8 +50,8 @@ export function writeModel(
     architectures: ["Qwen2ForCausalLM"],
     model_type: "qwen2",
     vocab_size: 132,
-    hidden_size: 40,
-    intermediate_size: 100,
+    hidden_size: hidden,
+    intermediate_size: 2.5 * hidden,
     num_hidden_layers: 2,
     num_attention_heads: 4,
     num_key_value_heads: keyValueHeads,
@@ -89,7 +100,7 @@ export function deepspeedRun(folder: string, shape: DeepSpeedShape): Baton {
   return new Baton(
     folder,
     [
-      ...["run", recipe, "--log", "--", python, "-m", "torch.distributed.run", ...meeting],
+      ...["run", recipe, "--log", ...(shape.words ?? []), "--", python, "-m", "torch.distributed.run", ...meeting],
       ...["--nproc-per-node", String(ranks), join(fixtures, "deepspeed_rank.py"), ...script],
       ...["--pause-seconds", String(shape.pauseSeconds ?? 0)],
     ],
