@@ -206,7 +206,9 @@ TEST_F(Streams, KnownKernelsRunAsFunctionsInTheirStream) {
   ASSERT_EQ(cuda.cuModuleGetFunction.raw(&function, module, copy::kCopyRunsKernel), cuda::kSuccess);
 
   // Two rows of a matrix, taken apart.
-  const std::array<copy::CopyPiece, 2> pieces{copy::CopyPiece{0, 1000, 0, other}, {0, 1000, 3000, other + 1000}};
+  constexpr auto kPlain = copy::Conversion::kNone;
+  const std::array<copy::CopyPiece, 2> pieces{copy::CopyPiece{0, 1000, kPlain, 0, other},
+                                              {0, 1000, kPlain, 3000, other + 1000}};
   const std::array<uint64_t, 1> bases{device};
   cuda::DevicePointer arguments = 0;
   ASSERT_EQ(cuda.cuMemAlloc.raw(&arguments, kPiece), cuda::kSuccess);
