@@ -134,11 +134,11 @@ describe("the demo", { timeout: 900_000 }, () => {
   it("says aloud when an engine loads the weights itself instead of by the copy plan", async () => {
     await withFolder(async (folder) => {
       const words = ["demo", "--out", `${folder}/out`, "--ranks", "1", "--engines", "1", "--tp", "1", "--zero", "2"];
-      const mixed = ["--steps", "1", "--dtype", "float32", "--set", "engine.dtype=bfloat16"];
-      const baton = new Baton(folder, [...words, ...mixed], { BATON_PYTHON: python });
+      const loading = ["--steps", "1", "--set", "engine.sync=load_weights"];
+      const baton = new Baton(folder, [...words, ...loading], { BATON_PYTHON: python });
       const ended = await baton.ended;
       expect(ended.code, ended.output).toBe(0);
-      expect(ended.output).toContain("the engine's own load_weights: ");
+      expect(ended.output).toContain("the engine's own load_weights: engine.sync asks for it");
       expect(baton.events().some((event) => event.type === "note" && event.code === "LOAD_WEIGHTS")).toBe(true);
     });
   });
