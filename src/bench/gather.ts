@@ -24,7 +24,7 @@ function promptFrame(rank: number): Buffer {
     call: 0,
     tokens: binaryOf(tokens),
     lengths: binaryOf(new Uint32Array(PROMPTS).fill(TOKENS)),
-    sampling: { n: 1, temperature: 1, topP: 1, maxTokens: TOKENS, stopTokenIds: [0], seed: 1 },
+    sampling: { n: 1, temperature: 1, topK: 0, topP: 1, minP: 0, maxTokens: TOKENS, stopTokenIds: [0], seed: 1 },
   });
 }
 

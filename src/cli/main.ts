@@ -3,6 +3,7 @@
 import { Command } from "commander";
 import { BatonError, toBatonError } from "../errors.js";
 import { addBench } from "./bench.js";
+import { outliveReaders } from "./closed-output.js";
 import { addDemo } from "./demo.js";
 import { addDoctor } from "./doctor.js";
 import { addEval } from "./eval.js";
@@ -25,6 +26,7 @@ addSetup(program);
 addBench(program);
 addDoctor(program);
 
+outliveReaders();
 try {
   await program.parseAsync(process.argv);
 } catch (error) {

@@ -118,11 +118,19 @@ def check_logprobs(
 def check_greedy(
     results: Results, engine: Any, model: Any, folder: Path, part: str, largest: float = 0.2
 ) -> None:
-    """A token that differs from the trainer's must be one that the trainer finds as likely, within bf16. Whether they
-    are vLLM's tokens for the checkpoint is compared when all parts have ended."""
-    groups = engine.generate(PROMPTS, temperature=0.0, max_tokens=64)
-    tokens = [group[0][0] for group in groups]
+    """Whether they are vLLM's tokens for the checkpoint is compared when all parts have ended."""
+    tokens = check_likeliest(results, "greedy", engine, model, largest, temperature=0.0)
     (folder / f"greedy-{part}").write_text(json.dumps(tokens))
+    # Drawn, from the likeliest token alone.
+    check_likeliest(results, "top-k 1", engine, model, largest, temperature=1.0, top_k=1)
+    check_likeliest(results, "min-p 1", engine, model, largest, temperature=1.0, min_p=1.0)
+
+
+def check_likeliest(
+    results: Results, name: str, engine: Any, model: Any, largest: float, **sampling: float
+) -> list[list[int]]:
+    """A token that differs from the trainer's must be one that the trainer finds as likely, within bf16."""
+    tokens = [group[0][0] for group in engine.generate(PROMPTS, max_tokens=64, **sampling)]
     worst, same, count = 0.0, 0, 0
     for prompt, completion in zip(PROMPTS, tokens, strict=True):
         rows, index = reference_logprobs(model, prompt, completion, 1.0)
@@ -130,7 +138,8 @@ def check_greedy(
         same += int((rows.argmax(-1) == index[:, 0]).sum())
         count += len(completion)
     found = f"{same} of {count} the same, worst gap {worst}"
-    results.check("greedy tokens are as likely as the trainer's", worst <= largest and same >= 0.8 * count, found)
+    results.check(f"{name} tokens are as likely as the trainer's", worst <= largest and same >= 0.8 * count, found)
+    return tokens
 
 
 def adapter(folder: Path, part: str) -> Results:

@@ -38,6 +38,16 @@ describe("a run", () => {
       expect(processesWith(folder)).toEqual([]);
     });
   });
+
+  it("goes on when nobody reads what it prints any more", async () => {
+    await withFolder(async (folder) => {
+      const baton = lightRun(folder, { steps: 3, pauseSeconds: 0.05 });
+      await baton.event((one) => one.type === "phase" && one.to === "generate");
+      for (const stream of [baton.process.stdout, baton.process.stderr]) stream?.destroy();
+      expect(await baton.ended).toMatchObject({ code: 0, signal: null });
+      expect(baton.summary()).toMatchObject({ weightEpoch: 3, exit: { reason: "finished", code: 0 } });
+    });
+  });
 });
 
 function readLog(out: string): string {

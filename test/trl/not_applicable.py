@@ -26,7 +26,7 @@ REASONS: dict[str, str] = {
     "test_train_loss_types[vespo": "with an engine TRL itself asks for vllm_importance_sampling_mode='token_truncate'",
     "test_train_with_sync_ref_model": REFUSED + "sync_ref_model",
     "test_train_with_cast_lm_head_to_fp32": REFUSED + "cast_lm_head_to_fp32",
-    "test_train_with_additional_generation_kwargs": REFUSED + "top_k, min_p and repetition_penalty",
+    "test_train_with_additional_generation_kwargs": REFUSED + "repetition_penalty",
     "test_train_with_generation_kwargs": REFUSED + "num_beams, length_penalty and others in generation_kwargs",
     "test_train_vllm": "skipped by TRL itself",
     "with_tools": ENGINE + "; test/integration/trl.test.ts runs the loop of tool calls",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -20,27 +20,41 @@ U32s = npt.NDArray[np.uint32]
 F32s = npt.NDArray[np.float32]
 
 _MOST_U32 = 2**32 - 1
+#: vLLM's sampler has such numbers for top_k.
+_MOST_I32 = 2**31 - 1
 #: The controller is JavaScript, whose numbers are exact so far.
 MOST_SEED = 2**53 - 1
+#: Name, least and most of the whole numbers among the sampling parameters.
+_WHOLE = (("max_tokens", 1, _MOST_U32), ("n", 1, _MOST_U32), ("top_k", 0, _MOST_I32), ("seed", 0, MOST_SEED))
+#: Name of the others, and which are allowed.
+_REAL: tuple[tuple[str, Callable[[float], bool]], ...] = (
+    ("temperature", lambda value: value >= 0),
+    ("top_p", lambda value: 0 < value <= 1),
+    ("min_p", lambda value: 0 <= value <= 1),
+)
 
 
 @dataclass(frozen=True)
 class Sampling:
     """How to sample. `n` completions a prompt, of at most `max_tokens` tokens each.
 
-    `temperature` 0 is greedy. `seed` None: drawn by the controller, a new one for each call.
+    `temperature` 0 is greedy. Samples are drawn from tokens at least `min_p` times as likely as the likeliest, of
+    these the `top_k` likeliest (0: all), and of these the fewest that have `top_p` of their probability; logprobs are
+    those before any of this. `seed` None: drawn by the controller, a new one for each call.
     """
 
     max_tokens: int
     n: int = 1
     temperature: float = 1.0
+    top_k: int = 0
     top_p: float = 1.0
+    min_p: float = 0.0
     stop_token_ids: tuple[int, ...] = ()
     seed: int | None = None
 
     def __post_init__(self) -> None:
         problems: list[str] = []
-        for name, least, most in (("max_tokens", 1, _MOST_U32), ("n", 1, _MOST_U32), ("seed", 0, MOST_SEED)):
+        for name, least, most in _WHOLE:
             value = getattr(self, name)
             if name == "seed" and value is None:
                 continue
@@ -49,10 +63,10 @@ class Sampling:
                 problems.append(f"{name} {value!r}")
             else:
                 object.__setattr__(self, name, whole)
-        for name in ("temperature", "top_p"):
+        for name, allowed in _REAL:
             value = getattr(self, name)
             real = _real(value)
-            if real is None or not (real >= 0 if name == "temperature" else 0 < real <= 1):
+            if real is None or not allowed(real):
                 problems.append(f"{name} {value!r}")
             else:
                 object.__setattr__(self, name, real)
@@ -66,7 +80,8 @@ class Sampling:
                 "BAD_SAMPLING",
                 "The sampling parameters make no sense.",
                 expected=(
-                    "whole numbers max_tokens >= 1 and n >= 1; temperature >= 0, 0 < top_p <= 1; "
+                    "whole numbers max_tokens >= 1, n >= 1 and top_k >= 0; "
+                    "temperature >= 0, 0 < top_p <= 1, 0 <= min_p <= 1; "
                     f"token ids in stop_token_ids; seed from 0 to {MOST_SEED}, or None"
                 ),
                 found=", ".join(problems),
@@ -77,7 +92,9 @@ class Sampling:
         return WireSampling(
             n=self.n,
             temperature=self.temperature,
+            top_k=self.top_k,
             top_p=self.top_p,
+            min_p=self.min_p,
             max_tokens=self.max_tokens,
             stop_token_ids=list(self.stop_token_ids),
             seed=self.seed,

@@ -66,7 +66,7 @@ class BatonRollout(RolloutEngine):
 
         Rows are ordered by prompt, then by sample. A response keeps the token that stopped it; what comes after is
         padding, with 0 in the attention mask. `continuous_batch_size` means nothing here: engines batch by themselves.
-        Raises BatonError ROLLOUT_TOP_K, BAD_PROMPT, BAD_SAMPLING.
+        Raises BatonError BAD_PROMPT, BAD_SAMPLING.
         """
         wanted = self._sampling(sampling)
         ids, mask = request.prompt_ids.cpu(), request.prompt_attention_mask.cpu().bool()
@@ -87,19 +87,12 @@ class BatonRollout(RolloutEngine):
         self._session.finish()
 
     def _sampling(self, wanted: SamplingConfig) -> Sampling:
-        if wanted.top_k > 0:
-            raise BatonError(
-                "ROLLOUT_TOP_K",
-                "Baton's engines do not sample among the k likeliest tokens.",
-                expected="top_k 0 or less (all tokens)",
-                found=f"top_k {wanted.top_k}",
-                action="Use top_p, or leave top_k out.",
-            )
         seed, self._seed = self._seed, None if self._seed is None else self._seed + 1
         return Sampling(
             max_tokens=wanted.max_new_tokens,
             n=wanted.n_samples_per_prompt,
             temperature=max(0.0, wanted.temperature),
+            top_k=max(0, wanted.top_k),
             top_p=wanted.top_p,
             stop_token_ids=self._stop,
             seed=seed,

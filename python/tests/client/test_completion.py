@@ -17,7 +17,9 @@ from baton.errors import BatonError
         *({"max_tokens": value} for value in (0, -1, 2.5, "2", True, None, float("nan"), 2**32, np.float64(2))),
         *({"n": value} for value in (0, True, np.True_, 1.0, "1", 2**32)),
         *({"temperature": value} for value in (-0.1, float("nan"), float("inf"), "1", None, True, 10**400)),
+        *({"top_k": value} for value in (-1, 0.5, "1", None, True, 2**31)),
         *({"top_p": value} for value in (0, 1.1, float("nan"), "1", None, True)),
+        *({"min_p": value} for value in (-0.1, 1.1, float("nan"), "0", None, True)),
         *({"stop_token_ids": value} for value in ((-1,), (2**32,), (1.5,), (None,), (True,), "7", 7, None)),
         *({"seed": value} for value in (-1, 2**53, 2**63, 1.0, "1", False)),
     ],
@@ -41,10 +43,14 @@ def test_numbers_of_numpy_are_numbers() -> None:
     whole: Any = np.int64(3)
     eos: Any = np.array([7, 9])
     half: Any = np.float32(0.5)
-    wire = Sampling(whole, n=whole, temperature=half, top_p=1, stop_token_ids=eos, seed=whole).to_wire()
-    assert (wire.max_tokens, wire.n, wire.seed, wire.stop_token_ids) == (3, 3, 3, [7, 9])
-    assert [type(value) for value in (wire.max_tokens, wire.n, wire.seed, *wire.stop_token_ids)] == [int] * 5
-    assert [type(value) for value in (wire.temperature, wire.top_p)] == [float, float]
+    wire = Sampling(
+        whole, n=whole, temperature=half, top_k=whole, top_p=1, min_p=half, stop_token_ids=eos, seed=whole
+    ).to_wire()
+    assert (wire.max_tokens, wire.n, wire.top_k, wire.seed, wire.stop_token_ids) == (3, 3, 3, 3, [7, 9])
+    assert [type(value) for value in (wire.max_tokens, wire.n, wire.top_k, wire.seed, *wire.stop_token_ids)] == [
+        int
+    ] * 6
+    assert [type(value) for value in (wire.temperature, wire.top_p, wire.min_p)] == [float] * 3
 
 
 def test_the_ends_of_the_ranges_are_fine() -> None:

@@ -212,7 +212,15 @@ class Engine:
         self, prompts: Sequence[Sequence[int]], samples: Sequence[int], streams: Sequence[int] | None, **sampling: Any
     ) -> None:
         self.requests += 1
-        defaults: dict[str, Any] = {"temperature": 1.0, "top_p": 1.0, "max_tokens": 8, "stop_token_ids": [], "seed": 1}
+        defaults: dict[str, Any] = {
+            "temperature": 1.0,
+            "top_k": 0,
+            "top_p": 1.0,
+            "min_p": 0.0,
+            "max_tokens": 8,
+            "stop_token_ids": [],
+            "seed": 1,
+        }
         self.client.frames.send(
             m.Generate(
                 request=self.requests,

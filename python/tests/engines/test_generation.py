@@ -40,7 +40,8 @@ def tokens_of(groups: Any):
 
 
 def test_tensor_parallelism_does_not_change_the_samples(engines: list[Engine]) -> None:
-    one, four = (tokens_of(e.generate(PROMPTS, samples=3, top_p=0.9, max_tokens=12, seed=4)) for e in engines)
+    cuts = {"top_k": 40, "top_p": 0.9, "min_p": 0.01}
+    one, four = (tokens_of(e.generate(PROMPTS, samples=3, max_tokens=12, seed=4, **cuts)) for e in engines)
     assert one == four
 
 
@@ -70,6 +71,12 @@ def test_greedy_is_the_most_likely_path(engines: list[Engine]) -> None:
     other_seed = engines[1].generate(PROMPTS, samples=2, temperature=0.0, max_tokens=8, seed=77)
     assert tokens_of(cold) == tokens_of(other_seed)
     assert all(group[0][0] == group[1][0] for group in cold)
+
+
+@pytest.mark.parametrize("cuts", [{"top_k": 1}, {"top_p": 1e-6}, {"min_p": 1.0}], ids=str)
+def test_sampling_among_the_likeliest_alone_is_greedy(engines: list[Engine], cuts: dict[str, float]) -> None:
+    greedy = engines[0].generate(PROMPTS, temperature=0.0, max_tokens=8)
+    assert tokens_of(engines[0].generate(PROMPTS, temperature=1.0, max_tokens=8, **cuts)) == tokens_of(greedy)
 
 
 def test_generation_ends_at_stop_tokens_and_keeps_them(engines: list[Engine]) -> None:

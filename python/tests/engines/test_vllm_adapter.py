@@ -156,21 +156,23 @@ def test_seeds_depend_on_seed_stream_and_sample_only() -> None:
 
 
 def test_sampling_at_a_temperature_scales_the_logits() -> None:
-    sampling = Sampling(0.7, 0.9, 50, (7, 9), 3)
+    sampling = Sampling(0.7, 20, 0.9, 0.05, 50, (7, 9), 3)
     assert requests.logits_divisor(sampling) == 0.7
     made = requests.parameters(sampling, request(60, 2, 5), 1, 100)
-    assert (made["temperature"], made["top_p"], made["max_tokens"]) == (1.0, 0.9, 40)
+    assert (made["temperature"], made["max_tokens"]) == (1.0, 40)
+    assert (made["top_k"], made["top_p"], made["min_p"]) == (20, 0.9, 0.05)
     assert made["stop_token_ids"] == [7, 9]
     assert made["seed"] == requests.seed_of(3, 5, 1)
     assert made["logprobs"] == 0
     assert made["ignore_eos"] is True
 
 
-def test_greedy_has_no_seed_and_no_top_p() -> None:
-    sampling = Sampling(0.0, 0.9, 50, (), 3)
+def test_greedy_has_no_seed_and_nothing_to_cut() -> None:
+    sampling = Sampling(0.0, 20, 0.9, 0.05, 50, (), 3)
     assert requests.logits_divisor(sampling) == 1.0
     made = requests.parameters(sampling, request(4, 1), 0, 100)
-    assert (made["temperature"], made["top_p"], made["seed"], made["max_tokens"]) == (0.0, 1.0, None, 50)
+    assert (made["temperature"], made["seed"], made["max_tokens"]) == (0.0, None, 50)
+    assert (made["top_k"], made["top_p"], made["min_p"]) == (0, 1.0, 0.0)
 
 
 def piece(tokens: list[int], value: float = -1.0) -> list[dict[int, Any]]:

@@ -34,7 +34,9 @@ def job(**changes: Any) -> Job:
         "length": 64,
         "max_tokens": 6,
         "temperature": 1.0,
+        "top_k": 0,
         "top_p": 1.0,
+        "min_p": 0.0,
         "seed": 0,
         "stop_token_ids": [int(tokenizer.eos_token_id)],
         "problems": list(range(len(problems))),
@@ -74,7 +76,8 @@ def test_a_sample_depends_on_seed_problem_and_number_and_not_on_its_batch() -> N
 def test_a_temperature_of_almost_0_is_greedy_and_a_high_one_is_not() -> None:
     greedy = samples_of(samples=1, temperature=0.0)
     assert greedy == samples_of(samples=1, temperature=1e-4)
-    assert greedy == samples_of(samples=1, top_p=1e-6)
+    for cuts in ({"top_p": 1e-6}, {"top_k": 1}, {"min_p": 1.0}):
+        assert greedy == samples_of(samples=1, **cuts)
     assert greedy != samples_of(samples=1, temperature=5.0)
 
 
@@ -92,8 +95,11 @@ def test_what_vllm_is_told() -> None:
     assert arguments(made)["max_model_len"] == 64
     seeds = {sampling(made, problem, sample)["seed"] for problem in range(20) for sample in range(3)}
     assert len(seeds) == 60
-    greedy = sampling(job(temperature=0.0, top_p=0.5), 0, 0)
-    assert (greedy["temperature"], greedy["top_p"], greedy["seed"]) == (0.0, 1.0, None)
+    greedy = sampling(job(temperature=0.0, top_k=3, top_p=0.5, min_p=0.1), 0, 0)
+    assert (greedy["temperature"], greedy["seed"]) == (0.0, None)
+    assert (greedy["top_k"], greedy["top_p"], greedy["min_p"]) == (0, 1.0, 0.0)
+    drawn = sampling(job(temperature=0.7, top_k=3, top_p=0.5, min_p=0.1), 0, 0)
+    assert (drawn["top_k"], drawn["top_p"], drawn["min_p"]) == (3, 0.5, 0.1)
 
 
 def children() -> list[int]:

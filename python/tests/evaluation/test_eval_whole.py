@@ -68,7 +68,8 @@ def test_greedily_the_same_answers_as_a_plain_loop(folder: Path, judges: Judges)
     assert [line["problem"] for line in lines] == [row["question"] for row in PROBLEMS]
     assert summary["engine"]["engines"] == 2
     assert sorted(path.name for path in (folder / "greedy").iterdir()) == ["logs", "results.jsonl", "summary.json"]
-    assert summary["sampling"] == {"samples": 1, "temperature": 0.0, "topP": 1.0, "seed": 0, "maxTokens": 58}
+    cuts = {"topK": 0, "topP": 1.0, "minP": 0.0}
+    assert summary["sampling"] == {"samples": 1, "temperature": 0.0, **cuts, "seed": 0, "maxTokens": 58}
 
 
 def test_greedily_the_same_long_texts_as_a_plain_loop(folder: Path, judges: Judges) -> None:
@@ -98,7 +99,9 @@ def test_greedily_the_same_long_texts_as_a_plain_loop(folder: Path, judges: Judg
         ({"samples": 2, "k": [3]}, "BAD_OPTIONS", "--k"),
         ({"k": [0]}, "BAD_OPTIONS", "--k"),
         ({"temperature": -1.0}, "BAD_OPTIONS", "--temperature"),
+        ({"top_k": -1}, "BAD_OPTIONS", "--top-k"),
         ({"top_p": 0.0}, "BAD_OPTIONS", "--top-p"),
+        ({"min_p": 1.5}, "BAD_OPTIONS", "--min-p"),
         ({"seed": -1}, "BAD_OPTIONS", "--seed"),
         ({"confidence": 1.0}, "BAD_OPTIONS", "--confidence"),
         ({"stall_deadline": 0.0}, "BAD_OPTIONS", "--stall-deadline"),

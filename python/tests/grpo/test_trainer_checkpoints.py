@@ -230,6 +230,8 @@ CHANGES: dict[str, dict[str, Any]] = {
     "gradient_accumulation_steps": {"gradient_accumulation_steps": 1},
     "seed": {"seed": 4},
     "temperature": {"temperature": 0.5},
+    "top_k": {"top_k": 3},
+    "min_p": {"min_p": 0.1},
     "problems": {"data": {"files": ["other_problems.jsonl"]}},
 }
 

@@ -232,7 +232,9 @@ def test_sending_to_somebody_who_does_not_read_has_a_deadline() -> None:
             call=0,
             tokens=bytes(8 << 20),
             lengths=b"",
-            sampling=m.Sampling(n=1, temperature=1.0, top_p=1.0, max_tokens=1, stop_token_ids=[], seed=None),
+            sampling=m.Sampling(
+                n=1, temperature=1.0, top_k=0, top_p=1.0, min_p=0.0, max_tokens=1, stop_token_ids=[], seed=None
+            ),
         )
         with pytest.raises(BatonError) as caught:
             client.send(message, deadline=0.1)

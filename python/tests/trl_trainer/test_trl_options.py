@@ -55,10 +55,10 @@ def test_without_deepspeed_there_is_nothing_to_hand_over(tmp_path: Path) -> None
         ({"use_transformers_continuous_batching": True}, "use_transformers_continuous_batching"),
         ({"sync_ref_model": True, "beta": 0.1}, "sync_ref_model"),
         ({"cast_lm_head_to_fp32": True}, "cast_lm_head_to_fp32"),
-        ({"top_k": 5}, "top_k=5"),
-        ({"min_p": 0.1}, "min_p=0.1"),
+        ({"min_p": 1.5}, "min_p 1.5"),
+        ({"generation_kwargs": {"top_k": 0.5}}, "top_k 0.5"),
         ({"repetition_penalty": 1.1}, "repetition_penalty=1.1"),
-        ({"generation_kwargs": {"top_k": 3}}, "generation_kwargs['top_k']=3"),
+        ({"generation_kwargs": {"repetition_penalty": 1.2}}, "generation_kwargs['repetition_penalty']=1.2"),
         ({"generation_kwargs": {"bad_words": ["x"]}}, "generation_kwargs['bad_words']"),
         ({"model_init_kwargs": {"load_in_4bit": True}}, "model_init_kwargs['load_in_4bit']"),
     ],
@@ -71,8 +71,8 @@ def test_what_no_engine_honours_is_refused_by_name(tmp_path: Path, more: dict[st
 
 @pytest.mark.usefixtures("in_a_run")
 def test_all_that_is_refused_is_named_at_once(tmp_path: Path) -> None:
-    error = refused(config(tmp_path, top_k=5, min_p=0.1), rollout_func=print)
-    assert error.found == "rollout_func; top_k=5; min_p=0.1"
+    error = refused(config(tmp_path, repetition_penalty=2.0, top_p=2.0), rollout_func=print)
+    assert error.found == "rollout_func; repetition_penalty=2.0; top_p 2.0"
 
 
 @pytest.mark.usefixtures("in_a_run")
@@ -127,7 +127,18 @@ def test_what_the_recipe_decides_is_said(tmp_path: Path, more: dict[str, Any], s
         assert words in line
 
 
-SETTINGS = {"temperature": 0.9, "top_p": 0.8, "max_tokens": 32}
+SETTINGS = {"temperature": 0.9, "top_k": 0, "top_p": 0.8, "min_p": None, "max_tokens": 32}
+
+
+#: As TRL makes it.
+GENERATION: dict[str, Any] = {
+    "temperature": 1.0,
+    "top_k": 0,
+    "top_p": 1.0,
+    "min_p": None,
+    "max_completion_length": 8,
+    "generation_kwargs": None,
+}
 
 
 @pytest.mark.parametrize(
@@ -146,10 +157,25 @@ def test_generation_kwargs_go_before_the_configuration(
     assert (found.temperature, found.top_p, found.max_tokens, found.stop_token_ids) == (temperature, 0.8, most, stop)
 
 
+@pytest.mark.parametrize(
+    ("settings", "kwargs", "cuts"),
+    [
+        ({}, {}, (0, 0.8, 0.0)),
+        ({"top_k": 5, "min_p": 0.1}, {}, (5, 0.8, 0.1)),
+        ({"top_k": 5, "min_p": 0.1}, {"top_k": -1, "top_p": 0.5, "min_p": 0.2}, (0, 0.5, 0.2)),
+        ({"top_k": None}, {"top_k": 20}, (20, 0.8, 0.0)),
+    ],
+)
+def test_what_samples_are_drawn_from(
+    settings: dict[str, Any], kwargs: dict[str, Any], cuts: tuple[int, float, float]
+) -> None:
+    found = options.sampling_of(SETTINGS | settings, kwargs, (), 1)
+    assert (found.top_k, found.top_p, found.min_p) == cuts
+
+
 def test_seeds_are_the_same_on_every_rank_and_different_at_every_call() -> None:
     def seeds(epochs: list[int]) -> list[int | None]:
-        given = {"temperature": 1.0, "top_p": 1.0, "max_completion_length": 8, "generation_kwargs": None}
-        generation = BatonGeneration(**given)
+        generation = BatonGeneration(**GENERATION)
         return [generation._next_sampling(epoch).seed for epoch in epochs]
 
     first = seeds([0, 0, 1, 1, 2])
@@ -160,7 +186,7 @@ def test_seeds_are_the_same_on_every_rank_and_different_at_every_call() -> None:
 
 
 def test_generation_before_the_training_is_an_error_that_says_so() -> None:
-    generation = BatonGeneration(temperature=1.0, top_p=1.0, max_completion_length=8, generation_kwargs=None)
+    generation = BatonGeneration(**GENERATION)
     with pytest.raises(BatonError) as caught:
         generation.generate([[1]], None, 1)
     assert caught.value.code == "NOT_TRAINING"

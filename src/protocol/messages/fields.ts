@@ -17,7 +17,15 @@ export const releaseStage = z.enum(["optimizer", "all"]);
 export const sampling = z.object({
   n: z.int().min(1),
   temperature: z.number().min(0),
+  /** Only the so many likeliest tokens; 0: all of them. */
+  topK: z
+    .int()
+    .min(0)
+    .max(2 ** 31 - 1),
+  /** Only the fewest tokens that together have this probability. */
   topP: z.number().gt(0).max(1),
+  /** Only tokens at least this share as likely as the likeliest one. */
+  minP: z.number().min(0).max(1),
   maxTokens: z.int().min(1),
   stopTokenIds: z.array(z.int().min(0)),
   /** null: drawn by the controller. Sample k of prompt p uses a stream of its own derived from it. */

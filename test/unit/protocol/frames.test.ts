@@ -133,7 +133,7 @@ describe("payloads", () => {
   });
 
   it("answers any damage to a message with a message or PROTOCOL_ERROR", () => {
-    const sampling = { n: 1, temperature: 1, topP: 1, maxTokens: 4, stopTokenIds: [2], seed: null };
+    const sampling = { n: 1, temperature: 1, topK: 0, topP: 1, minP: 0, maxTokens: 4, stopTokenIds: [2], seed: null };
     const good = encodeMessage({
       type: "prompts",
       call: 0,

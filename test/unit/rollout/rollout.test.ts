@@ -8,7 +8,16 @@ import { type Completions, scatter } from "../../../src/rollout/scatter.js";
 // None takes a second by itself; machines that build at the same time are slow.
 vi.setConfig({ testTimeout: 120_000 });
 
-const SAMPLING: Sampling = { n: 1, temperature: 1, topP: 1, maxTokens: 16, stopTokenIds: [0], seed: 5 };
+const SAMPLING: Sampling = {
+  n: 1,
+  temperature: 1,
+  topK: 0,
+  topP: 1,
+  minP: 0,
+  maxTokens: 16,
+  stopTokenIds: [0],
+  seed: 5,
+};
 
 const bytesOf = (array: Uint32Array | Float32Array): Uint8Array =>
   new Uint8Array(array.buffer, array.byteOffset, array.byteLength);
@@ -168,7 +177,9 @@ describe("gather and scatter", () => {
   it.each<[string, Partial<Sampling>]>([
     ["n", { n: 2 }],
     ["temperature", { temperature: 0.5 }],
+    ["topK", { topK: 5 }],
     ["topP", { topP: 0.9 }],
+    ["minP", { minP: 0.1 }],
     ["maxTokens", { maxTokens: 17 }],
     ["stopTokenIds", { stopTokenIds: [1] }],
     ["seed", { seed: null }],

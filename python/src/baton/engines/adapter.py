@@ -76,10 +76,13 @@ class EngineInfo:
 
 @dataclass(frozen=True)
 class Sampling:
-    """`temperature` 0 is greedy. Logprobs are those of the distribution at this temperature, before top-p."""
+    """`temperature` 0 is greedy. Logprobs are those at this temperature, before anything is cut off."""
 
     temperature: float
+    #: 0: all tokens.
+    top_k: int
     top_p: float
+    min_p: float
     max_tokens: int
     stop_token_ids: tuple[int, ...]
     #: Seed of the whole call; sample k of a request draws from a stream derived from (seed, stream, k) only,

@@ -259,7 +259,9 @@ def _requests(frame: Generate) -> tuple[list[Request], Sampling]:
     ]
     return requests, Sampling(
         frame.sampling.temperature,
+        frame.sampling.top_k,
         frame.sampling.top_p,
+        frame.sampling.min_p,
         frame.sampling.max_tokens,
         tuple(frame.sampling.stop_token_ids),
         seed,

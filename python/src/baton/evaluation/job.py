@@ -21,7 +21,10 @@ class Job(msgspec.Struct, kw_only=True, rename="camel", frozen=True):
     max_tokens: int
     #: 0: the likeliest token.
     temperature: float
+    #: 0: all tokens.
+    top_k: int
     top_p: float
+    min_p: float
     seed: int
     stop_token_ids: list[int]
     #: Numbers of the problems, which the seeds of their samples depend on, and their prompts.

@@ -30,7 +30,9 @@ class EvalOptions(msgspec.Struct, kw_only=True, rename="camel", forbid_unknown_f
     samples: int = 1
     k: list[int] | None = None
     temperature: float | None = None
+    top_k: int = 0
     top_p: float = 1.0
+    min_p: float = 0.0
     seed: int = 0
     max_tokens: int | None = None
     engine: Literal["auto", "vllm", "transformers"] = "auto"
@@ -78,6 +80,10 @@ class EvalOptions(msgspec.Struct, kw_only=True, rename="camel", forbid_unknown_f
             raise _bad("--samples", message, "--samples 1, or a temperature above 0", f"--samples {self.samples}")
         if not 0.0 < self.top_p <= 1.0:
             raise _bad("--top-p", "it is no probability to sample within.", "above 0, at most 1", str(self.top_p))
+        if not 0 <= self.top_k < 2**31:
+            raise _bad("--top-k", "so many tokens cannot be sampled among.", "0 (all) or more", str(self.top_k))
+        if not 0.0 <= self.min_p <= 1.0:
+            raise _bad("--min-p", "it is no share of the likeliest token's probability.", "0 to 1", str(self.min_p))
         if not 0 <= self.seed <= MOST_SEED:
             raise _bad("--seed", "it is no seed.", f"a whole number from 0 to {MOST_SEED}", str(self.seed))
         if not 0.0 < self.confidence < 1.0:

@@ -87,7 +87,7 @@ class _Sampling(LogitsProcessor):
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         numbers = uniforms(self._keys, input_ids.shape[1] - self._width)
-        tokens, _ = choose(scores.float(), self._job.temperature, self._job.top_p, numbers)
+        tokens, _ = choose(scores.float(), self._job, numbers)
         return torch.full_like(scores, -torch.inf).scatter_(1, tokens.unsqueeze(1), 0.0)
 
 

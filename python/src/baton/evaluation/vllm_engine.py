@@ -89,7 +89,9 @@ def sampling(job: Job, problem: int, sample: int) -> dict[str, Any]:
     return {
         "n": 1,
         "temperature": job.temperature,
+        "top_k": 0 if greedy else job.top_k,
         "top_p": 1.0 if greedy else job.top_p,
+        "min_p": 0.0 if greedy else job.min_p,
         "max_tokens": job.max_tokens,
         "stop_token_ids": job.stop_token_ids,
         # What ends a completion is in stop_token_ids; the model's configuration adds nothing.

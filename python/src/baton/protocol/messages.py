@@ -29,7 +29,12 @@ class Sampling(msgspec.Struct, kw_only=True, rename="camel"):
 
     n: Positive
     temperature: NonNegative
+    #: Only the so many likeliest tokens; 0: all of them.
+    top_k: Annotated[int, msgspec.Meta(ge=0, le=2147483647)]
+    #: Only the fewest tokens that together have this probability.
     top_p: Annotated[float, msgspec.Meta(gt=0, le=1)]
+    #: Only tokens at least this share as likely as the likeliest one.
+    min_p: Annotated[float, msgspec.Meta(ge=0, le=1)]
     max_tokens: Positive
     stop_token_ids: list[Count]
     #: null: drawn by the controller. Sample k of prompt p uses a stream of its own derived from it.

@@ -47,12 +47,15 @@ class BatonGeneration:
         self,
         *,
         temperature: float,
+        top_k: int | None,
         top_p: float,
+        min_p: float | None,
         max_completion_length: int,
         generation_kwargs: dict[str, Any] | None,
         **_: Any,
     ) -> None:
-        self._settings = {"temperature": temperature, "top_p": top_p, "max_tokens": max_completion_length}
+        self._settings = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p}
+        self._settings["max_tokens"] = max_completion_length
         self._generation_kwargs = generation_kwargs or {}
         self._stop_token_ids: tuple[int, ...] = ()
         self._seed = 0

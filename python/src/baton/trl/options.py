@@ -38,8 +38,6 @@ _OF_A_SERVER = (
 
 #: Values of sampling options that change nothing; with any other one they are refused.
 _NEUTRAL: dict[str, tuple[Any, ...]] = {
-    "top_k": (None, 0, -1),
-    "min_p": (None, 0),
     "repetition_penalty": (None, 1),
     "n": (None, 1),
 }
@@ -65,7 +63,7 @@ def honoured(args: GRPOConfig, given: Mapping[str, Any] | None = None) -> GRPOCo
     plugin: Any = args.deepspeed_plugin
     check_zero(plugin.deepspeed_config.get("zero_optimization", {}).get)
     given = given or {}
-    problems = [*_problems(args, given.get("rollout_func")), *_of_the_model(args, given)]
+    problems = [*_problems(args, given.get("rollout_func")), *_of_sampling(args), *_of_the_model(args, given)]
     if problems:
         raise BatonError(
             "UNSUPPORTED_TRL_OPTION",
@@ -109,23 +107,30 @@ def check_lengths(args: GRPOConfig, max_model_length: int) -> None:
 def sampling_of(
     settings: Mapping[str, Any], generation_kwargs: Mapping[str, Any], stop_token_ids: tuple[int, ...], seed: int
 ) -> Sampling:
-    """One completion of each prompt. `settings`: temperature, top_p and max_tokens; `generation_kwargs` go before.
+    """One completion of each prompt. `settings`: temperature, top_k, top_p, min_p and max_tokens, of which
+    `generation_kwargs` go before. Raises BatonError BAD_SAMPLING.
 
     Those are in vLLM's words, and in transformers' where they say the same. `stop_token_ids` are the model's.
     """
     more = dict(generation_kwargs)
     greedy = more.get("do_sample") is False
+    top_k = more.get("top_k", settings["top_k"])
     return Sampling(
         max_tokens=more.get("max_tokens", more.get("max_new_tokens", settings["max_tokens"])),
         temperature=0.0 if greedy else more.get("temperature", settings["temperature"]),
+        # None and -1 are words for all tokens.
+        top_k=0 if top_k in (None, -1) else top_k,
         top_p=more.get("top_p", settings["top_p"]),
+        min_p=more.get("min_p", settings["min_p"]) or 0.0,
         stop_token_ids=(*stop_token_ids, *(more.get("stop_token_ids") or ())),
         seed=seed,
     )
 
 
 #: What `sampling_of` understands.
-_UNDERSTOOD = frozenset({"do_sample", "max_tokens", "max_new_tokens", "temperature", "top_p", "stop_token_ids"})
+_UNDERSTOOD = frozenset(
+    {"do_sample", "max_tokens", "max_new_tokens", "temperature", "top_k", "top_p", "min_p", "stop_token_ids"}
+)
 
 
 def _problems(args: GRPOConfig, rollout_func: Any) -> list[tuple[str, str]]:
@@ -146,8 +151,7 @@ def _problems(args: GRPOConfig, rollout_func: Any) -> list[tuple[str, str]]:
         found.append(("cast_lm_head_to_fp32=True", "False: the engine's weights are all of one type"))
     if rollout_func is not None:
         found.append(("rollout_func", "none: generation goes through TRL's own loop, tools and environments too"))
-    for name in ("top_k", "min_p", "repetition_penalty"):
-        found += _not_neutral(name, getattr(args, name), name)
+    found += _not_neutral("repetition_penalty", args.repetition_penalty, "repetition_penalty")
     kwargs: Any = args.generation_kwargs or {}
     for name, value in kwargs.items():
         if name in _NEUTRAL:
@@ -155,6 +159,17 @@ def _problems(args: GRPOConfig, rollout_func: Any) -> list[tuple[str, str]]:
         elif name not in _UNDERSTOOD:
             found.append((f"generation_kwargs[{name!r}]", f"only {', '.join(sorted(_UNDERSTOOD))}"))
     return found
+
+
+def _of_sampling(args: GRPOConfig) -> list[tuple[str, str]]:
+    """Numbers that make no sense, before an engine meets them."""
+    settings = {name: getattr(args, name) for name in ("temperature", "top_k", "top_p", "min_p")}
+    kwargs: Any = args.generation_kwargs or {}
+    try:
+        sampling_of(settings | {"max_tokens": args.max_completion_length or 1}, kwargs, (), seed=0)
+    except BatonError as error:
+        return [(error.found, error.expected)]
+    return []
 
 
 def _of_the_model(args: GRPOConfig, given: Mapping[str, Any]) -> list[tuple[str, str]]:

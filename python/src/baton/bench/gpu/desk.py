@@ -208,7 +208,14 @@ class Desk:
                     tokens=arrays.binary_u32([token for prompt in PROMPTS for token in prompt]),
                     lengths=arrays.binary_u32([len(prompt) for prompt in PROMPTS]),
                     sampling=m.Sampling(
-                        n=1, temperature=0.0, top_p=1.0, max_tokens=max_tokens, stop_token_ids=[], seed=1
+                        n=1,
+                        temperature=0.0,
+                        top_k=0,
+                        top_p=1.0,
+                        min_p=0.0,
+                        max_tokens=max_tokens,
+                        stop_token_ids=[],
+                        seed=1,
                     ),
                     samples=arrays.binary_u32([1] * len(PROMPTS)),
                     streams=arrays.binary_u32(list(range(len(PROMPTS)))),

@@ -153,7 +153,7 @@ class Generator:
     def _choose(self, sampling: Sampling, rows: _Sequences, which: Ints, logits: torch.Tensor) -> None:
         made = rows.generated[which]
         numbers = sampler.uniforms(rows.key[which], made)
-        tokens, logprobs = sampler.choose(logits, sampling.temperature, sampling.top_p, numbers)
+        tokens, logprobs = sampler.choose(logits, sampling, numbers)
         rows.tokens[which, made] = tokens.numpy()
         rows.logprobs[which, made] = logprobs.numpy()
         rows.generated[which] += 1

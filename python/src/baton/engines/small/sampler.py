@@ -5,6 +5,8 @@ Every worker computes the same choice from the same gathered logits, so no choic
 
 from __future__ import annotations
 
+from typing import Protocol
+
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -41,25 +43,43 @@ def uniforms(keys: U64s, positions: npt.ArrayLike) -> npt.NDArray[np.float64]:
     return (drawn >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 
-def choose(logits: Tensor, temperature: float, top_p: float, numbers: npt.NDArray[np.float64]) -> tuple[Tensor, Tensor]:
+class Drawing(Protocol):
+    """How tokens are drawn: as in baton.completion.Sampling."""
+
+    @property
+    def temperature(self) -> float: ...
+    @property
+    def top_k(self) -> int: ...
+    @property
+    def top_p(self) -> float: ...
+    @property
+    def min_p(self) -> float: ...
+
+
+def choose(logits: Tensor, how: Drawing, numbers: npt.NDArray[np.float64]) -> tuple[Tensor, Tensor]:
     """Tokens (int64) and their logprobs (float32), one for each row of `logits` [rows, vocabulary] (float32).
 
-    The logprob is that of the distribution at `temperature`, before top-p cuts it. At temperature 0 the largest
-    logit wins, and the logprob is that at temperature 1: the limit itself has no information.
+    The logprob is that of the distribution at the temperature, before min-p, top-k and top-p cut it (in this order,
+    which is vLLM's). At temperature 0 the largest logit wins, and the logprob is that at temperature 1: the limit
+    itself has no information.
     """
-    if temperature == 0:
+    if how.temperature == 0:
         tokens = logits.argmax(-1)
         return tokens, _picked(_finite(torch.log_softmax(logits, -1)), tokens)
-    logprobs = _finite(torch.log_softmax(logits / temperature, -1))
+    logprobs = _finite(torch.log_softmax(logits / how.temperature, -1))
     # float64: the sum over a large vocabulary must not lose the small probabilities.
     weights = logprobs.double().exp()
-    if top_p < 1:
+    if how.min_p > 0:
+        weights = weights.masked_fill(weights < how.min_p * weights.amax(-1, keepdim=True), 0.0)
+    order = None
+    if how.top_p < 1 or how.top_k > 0:
         weights, order = weights.sort(dim=-1, descending=True, stable=True)
+    if how.top_k > 0:
+        weights[:, how.top_k :] = 0.0
+    if how.top_p < 1:
         before = weights.cumsum(-1) - weights
         # The most likely token always stays.
-        weights = weights.masked_fill(before >= top_p * weights.sum(-1, keepdim=True), 0.0)
-    else:
-        order = None
+        weights = weights.masked_fill(before >= how.top_p * weights.sum(-1, keepdim=True), 0.0)
     sums = weights.cumsum(-1)
     points = torch.from_numpy(numbers).to(sums.device).unsqueeze(-1) * sums[:, -1:]
     # right=True: the first index whose sum is greater than the point, so a weight of 0 is never chosen. There is one:

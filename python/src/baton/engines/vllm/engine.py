@@ -132,7 +132,9 @@ class VllmEngine(EngineAdapter):
         prompt = np.arange(min(_WARM_TOKENS, max(1, length // 2)), dtype=np.uint32) % self._vocabulary
         requests = [Request(prompt=prompt, samples=1, stream=stream) for stream in range(_WARM_REQUESTS)]
         for temperature in (1.0, 0.0):
-            sampling = Sampling(temperature=temperature, top_p=1.0, max_tokens=_WARM_TOKENS, stop_token_ids=(), seed=0)
+            sampling = Sampling(
+                temperature, top_k=0, top_p=1.0, min_p=0.0, max_tokens=_WARM_TOKENS, stop_token_ids=(), seed=0
+            )
             try:
                 self.generate(requests, sampling, lambda *_: None)
             except BatonError as error:

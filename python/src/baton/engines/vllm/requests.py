@@ -23,7 +23,7 @@ def seed_of(seed: int, stream: int, sample: int) -> int:
 
 def logits_divisor(sampling: Sampling) -> float:
     """What logits are divided by before vLLM sees them. It reports logprobs before temperature; Baton's are those at
-    the temperature and before top-p, so the temperature is applied to the logits and vLLM samples at 1."""
+    the temperature, before anything is cut off, so the temperature is applied to the logits and vLLM samples at 1."""
     return sampling.temperature if sampling.temperature > 0 else 1.0
 
 
@@ -33,7 +33,9 @@ def parameters(sampling: Sampling, request: Request, sample: int, max_model_leng
     return {
         "n": 1,
         "temperature": 0.0 if greedy else 1.0,
+        "top_k": 0 if greedy else sampling.top_k,
         "top_p": 1.0 if greedy else sampling.top_p,
+        "min_p": 0.0 if greedy else sampling.min_p,
         "max_tokens": max(1, min(sampling.max_tokens, max_model_length - len(request.prompt))),
         "stop_token_ids": list(sampling.stop_token_ids),
         "seed": None if greedy else seed_of(sampling.seed, request.stream, sample),

@@ -31,7 +31,7 @@ __all__ = [
     "rank_file",
 ]
 
-VERSION = 1
+VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -75,6 +75,9 @@ def identity(
         "seed": options.seed,
         # Saved logprobs are at this one.
         "temperature": options.temperature,
+        "top_k": options.top_k,
+        "top_p": options.top_p,
+        "min_p": options.min_p,
         "problems": f"{len(problems)} prompts, {tokens.hexdigest()[:16]}",
     }
 

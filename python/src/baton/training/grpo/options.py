@@ -131,7 +131,11 @@ class GrpoOptions:
     )
     max_completion_tokens: Count = _option("tokens after which a completion is cut off", default=256)
     temperature: Positive = _option("of sampling, and of the logprobs in the loss", default=1.0)
+    top_k: Natural = _option("sample among the so many likeliest tokens; 0: all", default=0)
     top_p: Annotated[float, Meta(gt=0, le=1)] = _option("sample among the likeliest of this probability", default=1.0)
+    min_p: Annotated[float, Meta(ge=0, le=1)] = _option(
+        "sample among tokens at least this share as likely as the likeliest", default=0.0
+    )
 
     loss: Literal["grpo", "dr_grpo", "bnpo"] = _option(
         "mean over tokens: of each completion, then over completions (grpo); over the constant "

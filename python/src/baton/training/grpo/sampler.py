@@ -6,6 +6,7 @@ import math
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -46,26 +47,22 @@ class Sampler:
         problems = [self._plan.problems[i] for i in self._plan.order.share(number, ranks.rank, ranks.count)]
         # A seed of its own for each batch, the same again in a run that is resumed.
         seed = (options.seed * 1_000_003 + number + 1) % 2**52
-        return self._ask(rollout, problems, options.num_generations, options.temperature, options.top_p, seed)
+        cuts = {"top_k": options.top_k, "top_p": options.top_p, "min_p": options.min_p}
+        n, temperature = options.num_generations, options.temperature
+        return self._ask(rollout, problems, n=n, temperature=temperature, seed=seed, **cuts)
 
     def ask_held_out(self, rollout: Rollout) -> Answers:
         """Answers to this rank's held-out problems, sampled in the same way each time; it may have none of them."""
         options = self._options
         mine = self._plan.held_out[self._ranks.rank :: self._ranks.count]
         # No batch has this seed, so nothing about training depends on an evaluation.
-        return self._ask(rollout, mine, options.held_out_samples, options.held_out_temperature, 1.0, options.seed)
+        n, temperature = options.held_out_samples, options.held_out_temperature
+        return self._ask(rollout, mine, n=n, temperature=temperature, seed=options.seed)
 
-    def _ask(
-        self, rollout: Rollout, problems: list[TokenizedProblem], n: int, temperature: float, top_p: float, seed: int
-    ) -> Answers:
-        sampling = Sampling(
-            n=n,
-            max_tokens=self._options.max_completion_tokens,
-            temperature=temperature,
-            top_p=top_p,
-            stop_token_ids=self._plan.stop_token_ids,
-            seed=seed,
-        )
+    def _ask(self, rollout: Rollout, problems: list[TokenizedProblem], **how: Any) -> Answers:
+        """`how`: of Sampling, what training and evaluation differ in."""
+        most, stop = self._options.max_completion_tokens, self._plan.stop_token_ids
+        sampling = Sampling(max_tokens=most, stop_token_ids=stop, **how)
         return Answers(problems, rollout.generate([each.prompt_token_ids for each in problems], sampling))
 
     # ---- after it ---------------------------------------------------------------------------------------
