@@ -2,9 +2,9 @@
 import { describe, expect, it } from "vitest";
 import { FILES, launched, ZERO_3 } from "./accelerate.js";
 import { withFolder } from "./baton.js";
+import { ALL } from "./extent.js";
 import { errorCodes } from "./remains.js";
 
-const ALL = process.env.BATON_ALL_RECIPES === "1";
 async function refused(code: string, config: string, ...words: string[]): Promise<string> {
   return withFolder(async (folder) => {
     const baton = launched(folder, config, words);

@@ -4,6 +4,7 @@ import { join } from "node:path";
 import { describe, expect, it } from "vitest";
 import { eventsOf } from "../../src/report/events.js";
 import { Baton, type Ended, fixtures, processesWith, withFolder } from "./baton.js";
+import { ALL } from "./extent.js";
 import { type LightOptions, lightRun, python } from "./light.js";
 
 function codes({ output }: Ended): string[] {
@@ -87,16 +88,20 @@ describe("a run is refused", () => {
   });
 
   // The engine's cache, a table of its worker, and the moments of the optimizer do not fit.
-  it.each(["1MiB", "4MiB", "6MiB", "8MiB"])("when stand-in GPUs have %s, with what to do", async (size) => {
-    await withFolder(async (folder) => {
-      const words = ["--ranks", "1", "--engines", "1", "--tp", "1", "--steps", "1", "--gpu-memory", size];
-      const ended = await new Baton(folder, ["demo", ...words, "--out", join(folder, "out")], { BATON_PYTHON: python })
-        .ended;
-      expect(codes(ended), ended.output).toEqual([size === "1MiB" ? "SIMULATED_GPU_INVALID" : "GPU_TOO_SMALL"]);
-      expect(ended.output).toMatch(/action: .*gpus\.simulated\.memoryBytes.*--gpu-memory/);
-      expect(ended.code).toBe(1);
-    });
-  });
+  it.each(ALL ? ["1MiB", "4MiB", "6MiB", "8MiB"] : ["1MiB", "6MiB"])(
+    "when stand-in GPUs have %s, with what to do",
+    async (size) => {
+      await withFolder(async (folder) => {
+        const words = ["--ranks", "1", "--engines", "1", "--tp", "1", "--steps", "1", "--gpu-memory", size];
+        const ended = await new Baton(folder, ["demo", ...words, "--out", join(folder, "out")], {
+          BATON_PYTHON: python,
+        }).ended;
+        expect(codes(ended), ended.output).toEqual([size === "1MiB" ? "SIMULATED_GPU_INVALID" : "GPU_TOO_SMALL"]);
+        expect(ended.output).toMatch(/action: .*gpus\.simulated\.memoryBytes.*--gpu-memory/);
+        expect(ended.code).toBe(1);
+      });
+    },
+  );
 
   it("when a worker finds no room for its tables, with who holds what", async () => {
     const environment = { BATON_STANDIN_FAULTS: "cuMemAlloc:after=1:result=2:role=engine" };

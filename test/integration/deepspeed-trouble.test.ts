@@ -5,6 +5,7 @@ import type { NodePhase } from "../../src/phases/commands.js";
 import { eventsOf } from "../../src/report/events.js";
 import { type Baton, processesWith, withFolder } from "./baton.js";
 import { deepspeedRun } from "./deepspeed.js";
+import { ALL } from "./extent.js";
 import { allGone, controllerKilled, errorCodes, GONE_MS, nowMs } from "./remains.js";
 
 const NOTICED_MS = 1_000;
@@ -59,10 +60,11 @@ describe("nothing is left of DeepSpeed's ranks", { timeout: 300_000 }, () => {
   it("when a rank is killed in a sync", () =>
     hit("sync", "rank 1", (baton) => killed(baton, "rank 1", /^(RANK_DIED|LAUNCHER_FAILED)$/)));
 
-  it("when a worker is killed while it generates", () =>
+  it.runIf(ALL)("when a worker is killed while it generates", () =>
     hit("generate", "worker 0 of engine 0", (baton) =>
       killed(baton, "worker 0 of engine 0", /^(WORKER_DIED|ENGINE_WORKER_DIED|ENGINE_DIED)$/),
-    ));
+    ),
+  );
 
   it("when the controller is killed in a release", () =>
     hit("release", "controller", async (baton, folder) => {

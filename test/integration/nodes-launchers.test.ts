@@ -4,11 +4,10 @@ import { join } from "node:path";
 import { describe, expect, it } from "vitest";
 import { FILES, launched } from "./accelerate.js";
 import { type Baton, withFolder } from "./baton.js";
+import { ALL } from "./extent.js";
 import { errorCodes } from "./remains.js";
 import { expectSame, logOf, startBaton, type Training, trainWithBaton } from "./trl.js";
 import { finished, folderOf, freePorts, type Place } from "./two-nodes.js";
-
-const ALL = process.env.BATON_ALL_RECIPES === "1";
 
 async function bothNodes<T>(
   start: (folder: string, place: Place) => Baton,

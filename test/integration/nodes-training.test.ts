@@ -6,11 +6,11 @@ import type { NodePhase } from "../../src/phases/commands.js";
 import { eventsOf } from "../../src/report/events.js";
 import { Baton, root, withFolder } from "./baton.js";
 import { type DeepSpeedShape, deepspeedRun } from "./deepspeed.js";
+import { ALL } from "./extent.js";
 import { recordComparison } from "./figures.js";
 import { partOf, python } from "./light.js";
 import { endTogether, finished, folderOf, freePorts, type Victim } from "./two-nodes.js";
 
-const all = process.env.BATON_ALL_RECIPES === "1";
 const SHAPE = { dtype: "bfloat16", tied: true, keyValueHeads: 2, steps: 3, sharedMemory: false } as const;
 /** Ranks that die with a node's are ended by their launcher first, which looks every 100 ms. */
 const GONE_MS = 4_000;
@@ -129,24 +129,25 @@ describe("two nodes train as one with as many ranks does", { timeout: 600_000 },
     });
   });
 
-  it("under ZeRO-2, where each node has all weights", () =>
-    trainsAsOne({ ...SHAPE, ranks: 1, engines: 1, tensorParallel: 1, zero: 2 }));
+  it.runIf(ALL)("under ZeRO-2, where each node has all weights", () =>
+    trainsAsOne({ ...SHAPE, ranks: 1, engines: 1, tensorParallel: 1, zero: 2 }),
+  );
 
-  it.runIf(all)("under ZeRO-3", () => trainsAsOne({ ...SHAPE, ranks: 1, engines: 1, tensorParallel: 1, zero: 3 }));
+  it.runIf(ALL)("under ZeRO-3", () => trainsAsOne({ ...SHAPE, ranks: 1, engines: 1, tensorParallel: 1, zero: 3 }));
 
-  it.runIf(all)("under ZeRO-3 with several ranks each, and parameters that are kept whole", () =>
+  it.runIf(ALL)("under ZeRO-3 with several ranks each, and parameters that are kept whole", () =>
     trainsAsOne({ ...SHAPE, ranks: 2, engines: 1, tensorParallel: 2, zero: 3, defaultThreshold: true, tied: false }),
   );
 
-  it.runIf(all)("under ZeRO-3 with adapters, merged before they cross", () =>
+  it.runIf(ALL)("under ZeRO-3 with adapters, merged before they cross", () =>
     trainsAsOne({ ...SHAPE, ranks: 2, engines: 1, tensorParallel: 2, zero: 3, lora: true }),
   );
 
-  it.runIf(all)("under ZeRO-2 with several ranks each", () =>
+  it.runIf(ALL)("under ZeRO-2 with several ranks each", () =>
     trainsAsOne({ ...SHAPE, ranks: 2, engines: 1, tensorParallel: 2, zero: 2 }),
   );
 
-  it.runIf(all)("under ZeRO-2 with adapters, whose base lies in host memory once a node", () =>
+  it.runIf(ALL)("under ZeRO-2 with adapters, whose base lies in host memory once a node", () =>
     trainsAsOne({ ...SHAPE, ranks: 2, engines: 2, tensorParallel: 1, zero: 2, lora: true }),
   );
 });
@@ -181,7 +182,7 @@ async function killed(phase: NodePhase, hit: number, victim: Victim): Promise<vo
   });
 }
 
-describe.runIf(all)("DeepSpeed's ranks on two nodes end together", { timeout: 300_000 }, () => {
+describe.runIf(ALL)("DeepSpeed's ranks on two nodes end together", { timeout: 300_000 }, () => {
   it.each([
     ["train", 1, "rank 0"],
     ["arrive", 0, "controller"],

@@ -5,11 +5,11 @@ import { describe, expect, it } from "vitest";
 import type { NodePhase } from "../../src/phases/commands.js";
 import { eventsOf } from "../../src/report/events.js";
 import { type Baton, fixtures, processesWith, withFolder } from "./baton.js";
+import { ALL } from "./extent.js";
 import { type LightOptions, limited, python } from "./light.js";
 import { allGone, errorCodes, GONE_MS } from "./remains.js";
 import { endTogether, finished, freePorts, lightNode, type Victim } from "./two-nodes.js";
 
-const all = process.env.BATON_ALL_RECIPES === "1";
 const PHASES = ["train", "arrive", "release", "wake", "plan", "sync", "cache", "generate", "sleep", "resume"] as const;
 const NOTICED_MS = 1_000;
 /** Two runs each, on two cores. */
@@ -67,7 +67,7 @@ describe("two nodes", () => {
   });
 });
 
-describe.runIf(all)("four nodes", () => {
+describe.runIf(ALL)("four nodes", () => {
   const fourNodes = async (folder: string, options: LightOptions): Promise<Baton[]> => {
     const port = await freePorts();
     return [0, 1, 2, 3].map((node) => lightNode(folder, node, port, options, 4));
@@ -120,9 +120,9 @@ describe("what dies on one node ends the run on both", { timeout: 300_000 }, () 
       (["rank 1", "controller", "engine 0"] as const).map((victim): Case => [phase, node, victim]),
     ),
   );
-  it.concurrent.each(all ? every : some)("in %s, of node %i: %s", (...one) => killed(...one));
+  it.concurrent.each(ALL ? every : some)("in %s, of node %i: %s", (...one) => killed(...one));
 
-  it.runIf(all).each([0, 1])(
+  it.runIf(ALL).each([0, 1])(
     "and so does a rank of node %i that stands still, when its deadline is over",
     async (hit) => {
       const deadlineMs = 3_000;

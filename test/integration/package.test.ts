@@ -17,6 +17,7 @@ import { tmpdir } from "node:os";
 import { delimiter, join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { ALL } from "./extent.js";
 
 const root = fileURLToPath(new URL("../..", import.meta.url));
 const temporary: string[] = [];
@@ -250,7 +251,8 @@ for name in ("libcuda.so.1", "libnvidia-ml.so.1"):
 });
 
 /** What a checkout needs to be installed, without the parts that only take time to compile. */
-describe("npm install in a checkout", () => {
+// A minute of compiling, as every `npm install` in a checkout does it.
+describe.runIf(ALL)("npm install in a checkout", () => {
   let checkout = "";
   let path = "";
   // The wheels of cmake and ninja come from PyPI: as on a machine with a compiler and without cmake.

@@ -3,12 +3,13 @@ import { join } from "node:path";
 import { describe, expect, it } from "vitest";
 import { Baton, fixtures, withFolder } from "./baton.js";
 import { writeModel } from "./deepspeed.js";
+import { ALL } from "./extent.js";
 import { python } from "./light.js";
 
 const RANKS = 2;
 
 describe("DeepSpeed's RolloutEngine", { timeout: 120_000 }, () => {
-  const stages = process.env.BATON_ALL_RECIPES === "1" ? [3, 2] : [3];
+  const stages = ALL ? [3, 2] : [3];
   it.each(stages)("gives the same batches greedily as DeepSpeed's own, under ZeRO-%i, a handoff each", async (zero) => {
     await withFolder(async (folder) => {
       const model = writeModel(folder, { tied: true, keyValueHeads: 2, dtype: "float32" });

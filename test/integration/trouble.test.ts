@@ -9,6 +9,7 @@ import { describe, expect, it } from "vitest";
 import type { NodePhase } from "../../src/phases/commands.js";
 import { eventsOf } from "../../src/report/events.js";
 import { type Baton, fixtures, processesWith, withFolder } from "./baton.js";
+import { taken } from "./extent.js";
 import { lightRun, limited, python } from "./light.js";
 import { allGone, controllerKilled, errorCodes, GONE_MS, nowMs } from "./remains.js";
 
@@ -27,6 +28,12 @@ const PHASES = [
 ] as const;
 const VICTIMS = ["rank 1", "worker 0 of engine 0", "engine 0", "launcher", "controller"] as const;
 type Victim = (typeof VICTIMS)[number];
+
+/** Every phase and every victim has its turn; see `taken`. */
+function some(step: number): (readonly [NodePhase, Victim])[] {
+  const pairs = PHASES.flatMap((phase, row) => VICTIMS.map((victim, column) => ({ phase, row, victim, column })));
+  return pairs.filter(({ row, column }) => taken(row, column, step)).map(({ phase, victim }) => [phase, victim]);
+}
 
 /** A death is noticed in 1 s and cleaned up in 3; some of each second belongs to a busy test machine. */
 const NOTICED_MS = 1_000;
@@ -173,11 +180,7 @@ async function stopped(phase: NodePhase, victim: Victim): Promise<void> {
 }
 
 describe.concurrent("a process that is killed", { timeout: 600_000 }, () => {
-  for (const phase of PHASES) {
-    for (const victim of VICTIMS) {
-      it(`in phase ${phase}: ${victim}`, () => atOnce(() => killed(phase, victim)));
-    }
-  }
+  for (const [phase, victim] of some(2)) it(`in phase ${phase}: ${victim}`, () => atOnce(() => killed(phase, victim)));
 });
 
 describe.concurrent("a launcher that is told to end by SIGTERM", { timeout: 600_000 }, () => {
@@ -208,9 +211,7 @@ describe.concurrent("a launcher that is told to end by SIGTERM", { timeout: 600_
 });
 
 describe.concurrent("a process that is stopped", { timeout: 600_000 }, () => {
-  for (const phase of PHASES) {
-    for (const victim of VICTIMS) {
-      it(`in phase ${phase}: ${victim}`, () => moreAtOnce(() => stopped(phase, victim)));
-    }
+  for (const [phase, victim] of some(5)) {
+    it(`in phase ${phase}: ${victim}`, () => moreAtOnce(() => stopped(phase, victim)));
   }
 });

@@ -6,6 +6,7 @@ import { describe, expect, it } from "vitest";
 import { eventsOf } from "../../src/report/events.js";
 import { processesWith, withFolder } from "./baton.js";
 import { type DeepSpeedShape, deepspeedRun } from "./deepspeed.js";
+import { ALL } from "./extent.js";
 
 const SHAPES: readonly DeepSpeedShape[] = [
   // Partitions at odd elements; slices of rows, replicated key-value heads, an output embedding of its own.
@@ -15,11 +16,13 @@ const SHAPES: readonly DeepSpeedShape[] = [
     ...{ ranks: 2, engines: 2, tensorParallel: 1, zero: 3, dtype: "float32", tied: true, keyValueHeads: 1 },
     ...{ defaultThreshold: true, engineDtype: "bfloat16" },
   },
+];
+const MORE: readonly DeepSpeedShape[] = [
   { ranks: 2, engines: 1, tensorParallel: 2, zero: 1, dtype: "float32", tied: false, keyValueHeads: 2 },
 ];
 
 describe("weights reach the engines", { timeout: 300_000 }, () => {
-  for (const shape of SHAPES) {
+  for (const shape of ALL ? [...SHAPES, ...MORE] : SHAPES) {
     const { ranks, tensorParallel, zero, tied, keyValueHeads, dtype, engineDtype = dtype, defaultThreshold } = shape;
     const heads = `${keyValueHeads} of 4 heads, ${tied ? "tied" : "untied"}`;
     const name = `${ranks} ranks, ZeRO-${zero}${defaultThreshold ? " by default" : ""}, TP=${tensorParallel}`;
