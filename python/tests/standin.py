@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from extent import ALL
 
 from baton.extensions import use_own_folder
 
@@ -32,6 +33,8 @@ class Standin:
         environment = {
             name: value for name, value in os.environ.items() if not name.startswith(("BATON_", "RANK", "LOCAL_"))
         }
+        # Jobs take the same variants as the tests that look at what they found.
+        environment["BATON_ALL_TESTS"] = "1" if ALL else "0"
         environment.update(
             LD_LIBRARY_PATH=os.pathsep.join(filter(None, [str(folder), os.environ.get("LD_LIBRARY_PATH", "")])),
             CUDA_VISIBLE_DEVICES="",

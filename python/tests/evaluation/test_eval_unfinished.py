@@ -15,6 +15,7 @@ import msgspec
 import pytest
 import torch
 from eval_cases import TINY, error_of, options, write_lines
+from extent import only_in_all
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -110,6 +111,7 @@ def test_killed_it_goes_on_and_ends_as_if_it_had_not_been(folder: Path, judges: 
     assert files(out) == files(folder / "whole") == ["logs", "results.jsonl", "summary.json"]
 
 
+@only_in_all
 def test_what_an_engine_had_done_when_it_died_is_kept(
     folder: Path, judges: Judges, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from extent import ALL
 from trainer_cases import LORA, RANKS, Case, make_model
 
 from baton.training.grpo.plan import Plan, make_plan
@@ -56,7 +57,7 @@ def _run(stage: int, dtype: str, *, lora: bool = False, beta: float = 0.0) -> Ru
 SPAN = Case("zero2-span", 2, "grpo", 2, micro_batch=4, accumulation=3, batches=3)
 
 # ZeRO-3 first: it replaces torch's linear function in the whole process, and its replacement rounds differently.
-RUNS = [
+ALL_RUNS = [
     _run(3, "bfloat16", beta=0.1),
     _run(3, "bfloat16", lora=True, beta=0.1),
     _run(2, "bfloat16", beta=0.1),
@@ -66,10 +67,12 @@ RUNS = [
     # After its second step another step is begun in the same batch, and ended in the next.
     Run(SPAN, "float32", stop=2, resumed=(2,)),
 ]
+#: With ZeRO-3 first in any case.
+RUNS = ALL_RUNS if ALL else [ALL_RUNS[0], ALL_RUNS[1], ALL_RUNS[3], ALL_RUNS[6]]
 #: A learning rate that none of them has.
 FASTER = 0.125
 #: Begun in the middle of a batch, with dropout: what a checkpoint has beside DeepSpeed's part is lost here on purpose.
-SPOILED = RUNS[3]
+SPOILED = ALL_RUNS[3]
 
 
 def prepare(folder: Path) -> None:

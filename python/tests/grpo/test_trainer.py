@@ -9,7 +9,7 @@ import pytest
 import torch
 from naive_course import NaiveStep, Weights, train
 from standin import Standin, require_build
-from trainer_cases import CASES, LORA, PLAIN, RANKS, Case, make_model, samples_of
+from trainer_cases import ALL_CASES, CASES, LORA, PLAIN, RANKS, Case, make_model, samples_of
 
 JOBS = Path(__file__).parent / "jobs"
 GRPO = Path(__file__).parent
@@ -101,7 +101,7 @@ def test_equals_the_naive_reading(case: Case, job: list[Found], slow: dict[str, 
 
 @pytest.mark.parametrize("stage", [1, 2, 3])
 def test_every_stage_sees_every_value(stage: int) -> None:
-    cases = [case for case in CASES if case.stage == stage]
+    cases = [case for case in ALL_CASES if case.stage == stage]
     assert {case.loss for case in cases} == {"grpo", "dr_grpo", "bnpo"}
     assert {case.iterations for case in cases} == {1, 2, 4}
     assert {(case.lora, case.beta > 0) for case in cases} == {(lora, kl) for lora in (0, 1) for kl in (0, 1)}

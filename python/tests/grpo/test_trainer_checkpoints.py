@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from checkpoint_cases import FASTER, RUNS, SPOILED, Run, prepare
+from checkpoint_cases import ALL_RUNS, FASTER, RUNS, SPOILED, Run, prepare
 from peft import PeftModel
 from recipes import error_of
 from safetensors.torch import load_file
@@ -86,7 +86,8 @@ def test_each_stage_is_resumed_at_a_batchs_end_and_in_the_middle() -> None:
     for run in RUNS:
         used = {step * run.case.accumulation % run.case.passes > 0 for step in run.resumed}
         assert used == ({True} if run.case.spans else {True, False}), run.name
-    assert {(run.case.stage, run.case.lora) for run in RUNS} == {(s, lora) for s in (1, 2, 3) for lora in (True, False)}
+    stages = {(run.case.stage, run.case.lora) for run in ALL_RUNS}
+    assert stages == {(stage, lora) for stage in (1, 2, 3) for lora in (True, False)}
 
 
 @pytest.mark.parametrize("lost", ["other_dropout", "new_old_logprobs"])
@@ -161,7 +162,7 @@ def test_deepspeeds_part_alone_can_be_evaluated(run: Run, folder: Path, first: l
     made = as_model(source, run.dtype, tmp_path / "made")
     assert same(loaded(made, run), loaded(place / "model", run))
     assert not same(loaded(made, run), loaded(folder / "model", run))
-    if run is RUNS[0]:
+    if run is ALL_RUNS[0]:
         other = make_model(tmp_path / "other", intermediate_size=64)
         error_of(lambda: as_model(find_source(place / "deepspeed", other), run.dtype, made), "MODEL_NOT_LOADED")
 
@@ -190,7 +191,7 @@ def test_an_adapter_is_evaluated_merged(run: Run, folder: Path, first: list[Foun
     )
 
 
-LORA_RUN = RUNS[1]
+LORA_RUN = ALL_RUNS[1]
 
 
 @pytest.fixture
@@ -231,6 +232,7 @@ CHANGES: dict[str, dict[str, Any]] = {
     "seed": {"seed": 4},
     "temperature": {"temperature": 0.5},
     "top_k": {"top_k": 3},
+    "top_p": {"top_p": 0.9},
     "min_p": {"min_p": 0.1},
     "problems": {"data": {"files": ["other_problems.jsonl"]}},
 }

@@ -5,10 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from extent import ALL
 from training.test_pauses import each, run_job
 
 #: Handoffs; the most under ZeRO-2, where they are cheapest.
-FEW, MANY, STEP_EVERY = 100, 1000, 50
+FEW, MANY, STEP_EVERY = (100, 1000, 50) if ALL else (50, 200, 50)
 
 
 @pytest.fixture(scope="module")

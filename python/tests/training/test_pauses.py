@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from extent import ALL
 from standin import Standin, require_build
 
 JOBS = Path(__file__).parent / "jobs"
@@ -26,7 +27,7 @@ def run_job(
     return [json.loads((out / f"rank{rank}.json").read_text()) for rank in range(ranks)]
 
 
-@pytest.fixture(scope="module", params=[2, 3], ids=["2-ranks", "3-ranks"])
+@pytest.fixture(scope="module", params=[2, 3] if ALL else [3], ids="{}-ranks".format)
 def job(request, tmp_path_factory) -> list[Results]:
     folder = tmp_path_factory.mktemp(f"pauses{request.param}")
     return run_job(folder, request.param, "pauses.py", BATON_STANDIN_GRANULARITY="65536")

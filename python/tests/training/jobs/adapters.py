@@ -11,6 +11,7 @@ import common
 import deepspeed
 import torch
 from common import Shape
+from extent import ALL
 from peft import LoraConfig, get_peft_model
 
 from baton.errors import BatonError
@@ -21,13 +22,14 @@ from baton.training.memory import TrainingMemory
 
 SEGMENT_BYTES = int(os.environ["BATON_STANDIN_GRANULARITY"])
 FEW, MANY, STEP_EVERY = (int(argument) for argument in sys.argv[1:])
-SHAPES = [
+ALL_SHAPES = [
     (Shape("zero1-fp32", 1, dtype="float32", accumulation=1), FEW),
     (Shape("zero2", 2, accumulation=1), MANY),
     (Shape("zero3", 3, accumulation=1), FEW),
     (Shape("zero3-default-threshold", 3, threshold=None, accumulation=1), FEW),
     (Shape("zero3-fp32", 3, dtype="float32", accumulation=1), FEW),
 ]
+SHAPES = ALL_SHAPES if ALL else ALL_SHAPES[1:3]
 
 
 def policy(shape: Shape) -> Any:
