@@ -81,10 +81,12 @@ function twoErrors(before: number, after: number): number {
 }
 
 describe("the demo", { timeout: 900_000 }, () => {
+  // After so many batches held-out reward has risen by several standard errors.
+  const few = ALL ? {} : { steps: 4 };
   const shapes: readonly Shape[] = [
-    { ranks: 8, engines: 2, tensorParallel: 4, zero: 3, seed: 0, dtype: "bfloat16", byDefault: true },
+    { ranks: 8, engines: 2, tensorParallel: 4, zero: 3, seed: 0, dtype: "bfloat16", byDefault: true, ...few },
     { ranks: 4, engines: 2, tensorParallel: 2, zero: 2, seed: 0, dtype: "bfloat16", steps: 8, long: true },
-    { ranks: 2, engines: 1, tensorParallel: 2, zero: 1, seed: 1, dtype: "float32", steps: 8 },
+    { ranks: 2, engines: 1, tensorParallel: 2, zero: 1, seed: 1, dtype: "float32", steps: 8, ...few },
     { ranks: 3, engines: 3, tensorParallel: 1, zero: 3, seed: 2, dtype: "bfloat16", steps: 8, long: true },
   ];
   for (const shape of shapes) {
