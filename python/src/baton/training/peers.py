@@ -10,6 +10,7 @@ leaves the GPU with everything else that is made anew for each handoff.
 from __future__ import annotations
 
 import time
+from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -159,7 +160,11 @@ class PeerPartitions:
     def _pack(self, stream: _Stream, begin: int, into: torch.Tensor) -> None:
         """Elements [begin, begin + len(into)) of the stream, of this rank's own."""
         end = begin + into.numel()
-        for parameter, place, _ in stream.weights:
+        # The one that `begin` lies in: a look at all of them for each bucket would be seconds for a large model.
+        earliest = bisect_right(stream.weights, begin, key=lambda weight: weight[1]) - 1
+        for parameter, place, _ in stream.weights[earliest:]:
+            if place >= end:
+                return
             own = self._own(parameter)
             first, last = max(begin, place), min(end, place + own.numel())
             if first < last:
