@@ -161,16 +161,16 @@ export function quantile(sorted: readonly number[], q: number): number {
   return below + (above - below) * (position - Math.floor(position));
 }
 
-/** One value a step, in the order of the steps: the mean over the ranks that reported it. */
+/** One value a step, in the order of the steps: the mean over the ranks that reported it, of what each said last. */
 function valuesByStep(metrics: readonly Of<"metrics">[], name: string): number[] {
-  const byStep = new Map<number, number[]>();
-  for (const { step, values } of metrics) {
+  const byStep = new Map<number, Map<number, number>>();
+  for (const { step, rank, values } of metrics) {
     const value = values[name];
     if (value !== undefined && value !== null) {
-      byStep.set(step, [...(byStep.get(step) ?? []), value]);
+      byStep.set(step, (byStep.get(step) ?? new Map<number, number>()).set(rank, value));
     }
   }
-  return [...byStep].sort(([a], [b]) => a - b).map(([, values]) => sum(values) / values.length);
+  return [...byStep].sort(([a], [b]) => a - b).map(([, ranks]) => sum([...ranks.values()]) / ranks.size);
 }
 
 function releasedBytes(released: readonly Of<"released">[], gpu: number): number | null {

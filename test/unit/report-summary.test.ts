@@ -79,6 +79,11 @@ describe("summary of a run", () => {
       heldOutBefore: null,
       heldOutAfter: null,
     });
+    // What a rank says again of a step, as after an evaluation of it, is what it means.
+    const again = smallRun().flatMap((event) =>
+      event.type === "metrics" ? [{ ...event, values: { reward: 9 } }, event] : [event],
+    );
+    expect(of(again).reward).toMatchObject({ first: 0.25, last: 0.5 });
     expect(broken("phase", ({ to }) => (to === "generate" ? null : {})).handoffs).toEqual({
       toGeneration: 0,
       toTraining: 2,

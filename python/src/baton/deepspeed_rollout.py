@@ -80,7 +80,7 @@ class BatonRollout(RolloutEngine):
         return self._batch(ids, mask, completions, request.prompt_ids.device)
 
     def sync_weights(self, step: int) -> None:
-        """Nothing to do: every handoff in which the policy has changed takes the new weights over, and checks them."""
+        """Nothing to do: every handoff takes the policy's weights over, and checks them."""
 
     def shutdown(self) -> None:
         """Ends this rank's part in the run in good order."""

@@ -117,3 +117,14 @@ def test_the_newest_of_transformers_trainer(tmp_path: Path) -> None:
 def test_what_is_no_model(names: list[str], code: str, tmp_path: Path) -> None:
     error_of(lambda: find_source(put(tmp_path / "folder", *names), None), code)
     error_of(lambda: find_source(tmp_path / "nowhere", None), "MODEL_NOT_FOUND")
+
+
+def test_a_model_beside_checkpoints_is_taken_unless_one_is_younger(tmp_path: Path) -> None:
+    root = model(tmp_path)
+    older = model(tmp_path / "checkpoint-8")
+    age(older, 100)
+    assert find_source(root, None) == Source("model", root, None, root)
+    age(older, 2**33)
+    found = find_source(root, None)
+    assert found.folder == older
+    assert "the newest in" in found.chosen

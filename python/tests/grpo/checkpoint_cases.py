@@ -78,5 +78,5 @@ SPOILED = ALL_RUNS[3]
 def prepare(folder: Path) -> None:
     make_model(folder / "model")
     for name, shift in (("problems", 0), ("other_problems", 1)):
-        rows = [{"prompt": f"{a + shift}+{a}=", "answer": str(2 * a + shift)} for a in range(10, 18)]
+        rows = [{"prompt": f"{a}+{a}=", "answer": str(2 * a + shift)} for a in range(10, 18)]
         (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))

@@ -234,3 +234,16 @@ def test_the_process_goes_with_its_owner(monkeypatch: pytest.MonkeyPatch) -> Non
     assert process.wait(timeout=10) == 0
     monkeypatch.setattr("sys.executable", "/bin/false")
     error_of(lambda: MathVerifier(timeout_s=5.0).judge("5", "5"), "REWARD_PROCESS")
+
+
+def test_what_judges_alike_is_described_alike(tmp_path: Path) -> None:
+    described: list[str] = []
+    for number, value in enumerate((1.0, 1.0, 0.5)):
+        file = tmp_path / str(number) / "rewards.py"
+        file.parent.mkdir()
+        file.write_text(f"def good(completions):\n    return [{value}] * len(completions)\n")
+        described.append(load_reward(RewardOptions(function=f"{file}:good"), tmp_path).described())
+    assert described[0] == described[1] != described[2]
+    assert described[0].startswith("good ")
+    # What is compiled has no file.
+    assert Reward.of(len, "compiled").described() == "compiled"

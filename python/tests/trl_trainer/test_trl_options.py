@@ -185,6 +185,16 @@ def test_seeds_are_the_same_on_every_rank_and_different_at_every_call() -> None:
     assert seeds([1, 1, 2]) == first[2:]
 
 
+def test_training_draws_the_same_with_evaluations_and_without() -> None:
+    alone, evaluated = (BatonGeneration(**GENERATION) for _ in range(2))
+    evaluated.evaluating = True
+    held_out = [evaluated._next_sampling(3).seed for _ in range(2)]
+    evaluated.evaluating = False
+    drawn = [evaluated._next_sampling(3).seed for _ in range(2)]
+    assert drawn == [alone._next_sampling(3).seed for _ in range(2)]
+    assert len({*held_out, *drawn}) == 4
+
+
 def test_generation_before_the_training_is_an_error_that_says_so() -> None:
     generation = BatonGeneration(**GENERATION)
     with pytest.raises(BatonError) as caught:

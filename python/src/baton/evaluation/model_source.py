@@ -38,9 +38,11 @@ def find_source(model: Path, base: Path | None) -> Source:
     if not model.is_dir():
         raise _not_found(model, "no such folder")
     found = _source(model, base)
-    if found is not None:
-        return found
     newest = _newest(model)
+    # A script may have saved the model beside its checkpoints, and gone on.
+    is_older = found is not None and found.folder == model and newest is not None and _age(newest) > _age(model)
+    if found is not None and not is_older:
+        return found
     if newest is not None:
         source = find_source(newest, base)
         return replace(source, chosen=f"{newest}, the newest in {model}")
@@ -110,14 +112,18 @@ def _newest(output: Path) -> Path | None:
     """Of a run: what it ended with, unless a checkpoint is younger; of a folder of transformers' Trainer the last."""
     ours = layout.whole_checkpoints(output)[-1:]
     final = output / layout.MODEL
-    if (final / CONFIG).is_file() or (final / ADAPTER).is_file():
-        age = max(path.stat().st_mtime for path in final.iterdir())
-        if not ours or age >= (ours[0] / layout.DESCRIPTION).stat().st_mtime:
-            return final
+    is_there = (final / CONFIG).is_file() or (final / ADAPTER).is_file()
+    if is_there and (not ours or _age(final) >= (ours[0] / layout.DESCRIPTION).stat().st_mtime):
+        return final
     if ours:
         return ours[0]
     theirs = {int(match[1]): path for path in output.iterdir() if (match := _THEIRS.fullmatch(path.name))}
     return theirs[max(theirs)] if theirs else None
+
+
+def _age(folder: Path) -> float:
+    """When the youngest file of a folder was written."""
+    return max((path.stat().st_mtime for path in folder.iterdir() if path.is_file()), default=0.0)
 
 
 def _weights(folder: Path) -> bool:

@@ -78,6 +78,10 @@ class EvalOptions(msgspec.Struct, kw_only=True, rename="camel", forbid_unknown_f
         if self.samples > 1 and self.heat == 0:
             message = "all samples of a problem are the same at temperature 0."
             raise _bad("--samples", message, "--samples 1, or a temperature above 0", f"--samples {self.samples}")
+        if self.heat == 0 and (self.top_k, self.top_p, self.min_p) != (0, 1.0, 0.0):
+            message = "at temperature 0 the likeliest token is taken, whatever else there is."
+            given = f"--top-k {self.top_k} --top-p {self.top_p} --min-p {self.min_p}, at temperature 0"
+            raise _bad("--temperature", message, "above 0 with --top-k, --top-p or --min-p", given)
         if not 0.0 < self.top_p <= 1.0:
             raise _bad("--top-p", "it is no probability to sample within.", "above 0, at most 1", str(self.top_p))
         if not 0 <= self.top_k < 2**31:

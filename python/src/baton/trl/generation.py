@@ -62,7 +62,9 @@ class BatonGeneration:
         self._session: Session | None = None
         self._turns: _Turns | None = None
         self._group: Any = None
-        self._epoch, self._calls = -1, 0
+        self._epoch, self._calls = -1, {False: 0, True: 0}
+        #: Set before each call: evaluations have seeds of their own, so that training draws the same without them.
+        self.evaluating = False
         #: TRL looks up here how long a prompt may be.
         self.llm: Any = None
 
@@ -134,9 +136,9 @@ class BatonGeneration:
     def _next_sampling(self, epoch: int) -> Sampling:
         """The same on every rank, because calls are collective; and other samples at every call."""
         if epoch != self._epoch:
-            self._epoch, self._calls = epoch, 0
-        text = struct.pack("<QQQ", self._seed % 2**64, epoch, self._calls)
-        self._calls += 1
+            self._epoch, self._calls = epoch, {False: 0, True: 0}
+        text = struct.pack("<QQQ?", self._seed % 2**64, epoch, self._calls[self.evaluating], self.evaluating)
+        self._calls[self.evaluating] += 1
         seed = int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little") % (MOST_SEED + 1)
         return sampling_of(self._settings, self._generation_kwargs, self._stop_token_ids, seed)
 

@@ -90,7 +90,7 @@ def of_the_recipe(args: GRPOConfig) -> list[str]:
 def check_lengths(args: GRPOConfig, max_model_length: int) -> None:
     """Whether a completion of the length asked for fits beside a prompt. Raises BatonError UNSUPPORTED_TRL_OPTION.
 
-    Engines cut a completion off where the model's length ends; TRL would take it for one that ended so by itself.
+    Engines cut a completion off where the model's length ends, before the length that was asked for.
     """
     more: Any = args.generation_kwargs or {}
     longest = more.get("max_tokens", more.get("max_new_tokens", args.max_completion_length))

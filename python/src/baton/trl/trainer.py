@@ -132,6 +132,8 @@ class BatonGRPOTrainer(GRPOTrainer):
 
     def _generate(self, prompts: list[Any]) -> Any:
         """One handoff for all turns of the conversations."""
+        model: Any = self.model
+        self._generation.evaluating = not model.training
         with self._generation.turns() if self.tools else nullcontext():
             return super()._generate(prompts)
 

@@ -56,9 +56,6 @@ def identity(
     options: GrpoOptions, shape: ModelShape, ranks: int, problems: Sequence[TokenizedProblem]
 ) -> dict[str, Any]:
     """What must be the same for a run to go on from a checkpoint as if it had never stopped: by name."""
-    tokens = hashlib.sha256()
-    for each in problems:
-        tokens.update(repr(each.prompt_token_ids).encode())
     return {
         "ranks": ranks,
         "zero_stage": options.zero_stage,
@@ -78,8 +75,16 @@ def identity(
         "top_k": options.top_k,
         "top_p": options.top_p,
         "min_p": options.min_p,
-        "problems": f"{len(problems)} prompts, {tokens.hexdigest()[:16]}",
+        "problems": problems_digest(problems),
     }
+
+
+def problems_digest(problems: Sequence[TokenizedProblem]) -> str:
+    """Of prompts as the model sees them, and of all that reward functions are given."""
+    found = hashlib.sha256()
+    for each in problems:
+        found.update(repr((each.prompt_token_ids, sorted(each.problem.columns.items()))).encode())
+    return f"{len(problems)} problems, {found.hexdigest()[:16]}"
 
 
 def find(options: GrpoOptions, whose: Mapping[str, Any]) -> Found | None:

@@ -32,6 +32,7 @@ def _say(text: str) -> None:
 
 def preflight(grpo: dict[str, Any], folder: Path, ranks: int, model_length: int | None) -> dict[str, Any]:
     """Makes the plan and writes it down. Raises BatonError."""
+    from baton.training.grpo.checkpoint_folder import problems_digest
     from baton.training.grpo.plan import make_plan
     from baton.training.grpo.reward_trial import try_rewards
 
@@ -55,6 +56,8 @@ def preflight(grpo: dict[str, Any], folder: Path, ranks: int, model_length: int 
         "resumeAt": None if plan.checkpoint is None else plan.checkpoint.step,
         "facts": {
             "problems": plan.identity["problems"],
+            "held-out problems": problems_digest(plan.held_out),
+            "reward functions": ", ".join(each.described() for each in plan.rewards.functions),
             "weights to start from": plan.identity["start"],
             "checkpoint to go on from": "none" if plan.checkpoint is None else f"step {plan.checkpoint.step}",
         },

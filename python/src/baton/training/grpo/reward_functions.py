@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 import importlib
 import importlib.util
 import inspect
@@ -51,6 +52,15 @@ class Reward:
         needs = frozenset(key for key in named if parameters[key].default is inspect.Parameter.empty)
         label = name or getattr(function, "__name__", type(function).__name__)
         return cls(label, function, None if anything else frozenset(named), needs, frozenset(hides), by_position)
+
+    def described(self) -> str:
+        """Its name, and a digest of the file that it stands in: the same on nodes that judge alike."""
+        function = self.function.func if isinstance(self.function, functools.partial) else self.function
+        try:
+            text = Path(inspect.getsourcefile(function) or "").read_bytes()
+        except (OSError, TypeError):  # compiled, or an object that can be called
+            return self.name
+        return f"{self.name} {hashlib.sha256(text).hexdigest()[:16]}"
 
     def __call__(self, samples: Mapping[str, list[Any]]) -> Any:
         """`samples`: prompts, completions and all columns."""
