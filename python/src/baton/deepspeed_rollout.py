@@ -70,6 +70,14 @@ class BatonRollout(RolloutEngine):
         """
         wanted = self._sampling(sampling)
         ids, mask = request.prompt_ids.cpu(), request.prompt_attention_mask.cpu().bool()
+        if not bool(mask[:, -1:].all()):
+            raise BatonError(
+                "BAD_PROMPT",
+                "The prompts are padded on the right, so that responses would not follow them.",
+                expected="prompts that end in the last column: padding on the left",
+                found=f"{int((~mask[:, -1]).sum())} of {len(mask)} rows with padding there",
+                action='Tokenize with padding_side="left".',
+            )
         prompts = [row[real].tolist() for row, real in zip(ids, mask, strict=True)]
         if self._open is not None:
             completions = self._open.generate(prompts, wanted)
