@@ -80,7 +80,7 @@ describe("summary of a run", () => {
       heldOutAfter: null,
     });
     // What a rank says again of a step, as after an evaluation of it, is what it means.
-    const again = smallRun().flatMap((event) =>
+    const again = smallRun().flatMap((event): RunEvent[] =>
       event.type === "metrics" ? [{ ...event, values: { reward: 9 } }, event] : [event],
     );
     expect(of(again).reward).toMatchObject({ first: 0.25, last: 0.5 });

@@ -74,7 +74,7 @@ def test_greedy_is_the_most_likely_path(engines: list[Engine]) -> None:
 
 
 @pytest.mark.parametrize("cuts", [{"top_k": 1}, {"top_p": 1e-6}, {"min_p": 1.0}], ids=str)
-def test_sampling_among_the_likeliest_alone_is_greedy(engines: list[Engine], cuts: dict[str, float]) -> None:
+def test_sampling_among_the_likeliest_alone_is_greedy(engines: list[Engine], cuts: dict[str, Any]) -> None:
     greedy = engines[0].generate(PROMPTS, temperature=0.0, max_tokens=8)
     assert tokens_of(engines[0].generate(PROMPTS, temperature=1.0, max_tokens=8, **cuts)) == tokens_of(greedy)
 

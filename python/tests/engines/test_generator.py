@@ -51,7 +51,7 @@ def test_ragged_prompts_in_reused_slots_of_undefined_memory(
     model = reference.make(kind, "float32", tied=kind == "qwen2", kv_heads=2)
     asked = requests([1, 9, 3, 30, 3, 17], 3)
     stop = tuple(range(5))
-    groups = make(model).generate(asked, Sampling(0.8, 0.95, 10, stop, 6), lambda *_: None)
+    groups = make(model).generate(asked, Sampling(0.8, 0, 0.95, 0.0, 10, stop, 6), lambda *_: None)
     for request, group in zip(asked, groups, strict=True):
         assert len(group) == 3
         for sample in group:
@@ -65,7 +65,7 @@ def test_ragged_prompts_in_reused_slots_of_undefined_memory(
 def test_progress_counts_up_to_everything() -> None:
     model = reference.make("llama", "float32", tied=False, kv_heads=8)
     seen: list[tuple[int, int]] = []
-    make(model).generate(requests([2] * 5, 2), Sampling(1.0, 1.0, 3, (), 1), lambda *now: seen.append(now))
+    make(model).generate(requests([2] * 5, 2), Sampling(1.0, 0, 1.0, 0.0, 3, (), 1), lambda *now: seen.append(now))
     assert seen == sorted(seen)
     assert seen[-1] == (10, 30)
 
@@ -75,7 +75,7 @@ def test_weights_that_are_nan_are_an_error() -> None:
     generator = make(model)
     next(iter(generator.model.parameters())).fill_(torch.nan)
     with pytest.raises(BatonError) as error:
-        generator.generate(requests([2], 1), Sampling(1.0, 1.0, 3, (), 1), lambda *_: None)
+        generator.generate(requests([2], 1), Sampling(1.0, 0, 1.0, 0.0, 3, (), 1), lambda *_: None)
     assert error.value.code == "LOGITS_NOT_FINITE"
 
 

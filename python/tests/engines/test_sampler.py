@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -110,7 +112,7 @@ def test_top_p_always_keeps_one_token() -> None:
         ({"min_p": 0.7, "top_p": 0.55}, {1}),
     ],
 )
-def test_top_k_and_min_p_keep_the_likeliest(cuts: dict[str, float], kept: set[int]) -> None:
+def test_top_k_and_min_p_keep_the_likeliest(cuts: dict[str, Any], kept: set[int]) -> None:
     probabilities = torch.tensor([0.3, 0.4, 0.16, 0.14])
     numbers = sampler.uniforms(sampler.stream_keys(1, np.arange(2000), 0), 0)
     tokens, logprobs = sampler.choose(torch.log(probabilities).expand(2000, -1), how(**cuts), numbers)
