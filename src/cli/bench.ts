@@ -17,6 +17,12 @@ const GROUPS: Readonly<Record<string, readonly Subject[]>> = {
 };
 const NAMES = [...Object.keys(GROUPS), ...SUBJECTS, ...GPU_SUBJECTS];
 
+/** Options that say something of GPU_SUBJECTS and of nothing else. */
+const ON_GPU_ONLY: ReadonlySet<string> = new Set<keyof BenchOptions>([
+  ...(["shapes", "model", "quick", "cycles", "graphs", "parts", "list", "gpus", "engines", "tp"] as const),
+  ...(["iterations", "reference", "lora"] as const),
+]);
+
 interface BenchOptions {
   readonly json?: string;
   readonly only?: Subject[];
@@ -75,8 +81,15 @@ export function addBench(program: Command): void {
     .option("--list", "print the names of the processes that a bench on a GPU would start")
     .option("--json <file>", "write the figures that need no GPU as a list of JSON objects")
     .addOption(new Option("--only <subjects...>", "these subjects that need no GPU").choices(SUBJECTS))
-    .action(async (options: BenchOptions) => {
-      process.exitCode = await run(options);
+    .action(async (options: BenchOptions, command: Command) => {
+      const given = command.options.filter((option) => {
+        const name = option.attributeName();
+        return ON_GPU_ONLY.has(name) && command.getOptionValueSource(name) === "cli";
+      });
+      process.exitCode = await run(
+        options,
+        given.map(({ long }) => long ?? ""),
+      );
     });
 }
 
@@ -100,7 +113,8 @@ function layoutOf({ gpus, engines, tp }: Pick<BenchOptions, "gpus" | "engines" |
   });
 }
 
-async function run(options: BenchOptions): Promise<number> {
+/** @param onGpuOnly options that were given and say something of GPU_SUBJECTS only */
+async function run(options: BenchOptions, onGpuOnly: readonly string[]): Promise<number> {
   const { bench } = await import("../bench/main.js");
   const { hasNvidiaDriver } = await import("./gpus.js");
   const real = await hasNvidiaDriver();
@@ -110,6 +124,15 @@ async function run(options: BenchOptions): Promise<number> {
   const wanted = [...new Set<string>(named.flatMap((name): readonly string[] => GROUPS[name] ?? [name]))];
   const control = SUBJECTS.filter((subject) => wanted.includes(subject));
   const onGpu: GpuSubject[] = GPU_SUBJECTS.filter((subject) => wanted.includes(subject));
+  if (onGpu.length === 0 && onGpuOnly.length > 0) {
+    throw new BatonError({
+      code: "BENCH_OPTION_UNUSED",
+      message: "An option of the bench is for subjects that are not measured.",
+      expected: `${onGpuOnly.join(", ")} beside --subjects with one of ${GPU_SUBJECTS.join(", ")}`,
+      found: `the subjects ${control.join(", ")}${everything === named ? ": all that need no GPU, as there is none" : ""}`,
+      action: "Name the subjects (on stand-in GPUs --shapes tiny is enough), or leave the option away.",
+    });
+  }
   if (onGpu.length === 0 && options.out === undefined) {
     await bench({ jsonFile: options.json ?? null, subjects: control });
     return 0;

@@ -40,6 +40,16 @@ it("the bench prints its table and writes the same figures as JSON", async () =>
   });
 });
 
+it("an option that would say nothing is refused, with the subjects that it belongs to", async () => {
+  await withFolder(async (folder) => {
+    const words = ["bench", "--only", "pool", "--shapes", "tiny", "--list"];
+    const ended = await new Baton(folder, words, { BATON_PYTHON: python }).ended;
+    expect(ended.code).toBe(1);
+    expect(ended.output).toMatch(/^BENCH_OPTION_UNUSED: .*\n.*--shapes, --list beside --subjects .*handoff/);
+    expect(ended.output).not.toContain("measuring");
+  });
+});
+
 it("a GPU's subjects run on stand-ins, survive one that fails, and are joined over commands", async () => {
   await withFolder(async (folder) => {
     const out = join(folder, "bench");
