@@ -96,13 +96,6 @@ describe("rows", () => {
     expect([row.met, row.missedBy]).toEqual([false, "10, not 12"]);
   });
 
-  it("name the way in which the peer of a handoff sent weights", () => {
-    const samples = { "to first tokens seconds": [1, 0.5] };
-    const ours = result("handoff", "ours", { samples });
-    const stock = result("handoff", "stock", { samples, values: { transfer: "packed" } });
-    expect(rowOf([ours, stock], "training to first tokens").note).toContain("IPC transfer (packed, the faster");
-  });
-
   it("say why a goal is missed, only where it is", () => {
     const sync = (seconds: number) =>
       result("engine", "ours", {

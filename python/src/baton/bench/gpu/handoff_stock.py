@@ -1,13 +1,12 @@
 """The peer of a handoff, scripted well: DeepSpeed's offload_states, vLLM's wake_up, IPC transfer and sleep.
 
 Everything is called in the order that costs least: optimizer state leaves, the weights wake, are sent while the
-parameters are still there, the cache wakes. Of the transfer's two ways, packed or not, the one that is faster here is
-taken. The same with nothing offloaded is measured where there is room for it.
+parameters are still there, the cache wakes. The transfer is not packed (see `stock.PACKING`). The same with nothing
+offloaded is measured where there is room for it.
 """
 
 from __future__ import annotations
 
-import math
 import time
 from typing import Any
 
@@ -15,7 +14,7 @@ import torch
 
 from baton.bench.gpu.handoff_rank import PROMPTS
 from baton.bench.gpu.part import Job, Results, main, used_bytes
-from baton.bench.gpu.stock import PACKING, generate, let_go_of_sent, start_vllm, transfer
+from baton.bench.gpu.stock import PACKING, generate, start_vllm, transfer
 from baton.bench.gpu.trainer import Trainer, prepare_environment, start_distributed
 
 #: For activations and what libraries take besides.
@@ -43,12 +42,8 @@ def measure(job: Job, results: Results) -> None:
     results.step("warming up")
     trainer.warm_up(engine)
     results.step("cycles")
-    # The first cycle is the cold one, with nothing tried out before it.
-    way = "unpacked"
-    for number in range(job.cycles + 1):
-        if number == 1:
-            way = faster_way(results, llm, engine)
-        cycle(results, llm, engine, way, offload=True)
+    for _ in range(job.cycles + 1):
+        cycle(results, llm, engine, offload=True)
         results.sample("step seconds", trainer.step(engine))
         results.show()
     torch.cuda.empty_cache()
@@ -58,36 +53,9 @@ def measure(job: Job, results: Results) -> None:
         return
     results.step("cycles with nothing offloaded")
     for _ in range(job.cycles + 1):
-        cycle(results, llm, engine, way, offload=False)
+        cycle(results, llm, engine, offload=False)
         trainer.step(engine)
         results.show()
-
-
-def send(llm: Any, trained: Any, way: str) -> None:
-    transfer(llm, ((name, p.data) for name, p in trained.module.named_parameters()), **PACKING[way])
-    if way == "packed":
-        # The cache needs the room of its buffers.
-        torch.cuda.ipc_collect()
-        torch.cuda.empty_cache()
-
-
-def faster_way(results: Results, llm: Any, trained: Any) -> str:
-    """Which of the transfer's ways is the faster one here: the best of two of each, with the optimizer state away."""
-    offload_states(trained)
-    llm.wake_up(["weights"])
-    best = dict.fromkeys(PACKING, math.inf)
-    for way in (*PACKING, *PACKING):
-        began = time.perf_counter()
-        send(llm, trained, way)
-        best[way] = min(best[way], time.perf_counter() - began)
-        let_go_of_sent()
-    llm.sleep(2)
-    torch.cuda.empty_cache()
-    reload_states(trained)
-    chosen = min(best, key=best.__getitem__)
-    results.value("transfer", chosen)
-    results.value("transfer seconds", best)
-    return chosen
 
 
 def offload_states(trained: Any) -> None:
@@ -103,7 +71,7 @@ def reload_states(trained: Any) -> None:
     torch.cuda.synchronize()
 
 
-def cycle(results: Results, llm: Any, trained: Any, way: str, *, offload: bool) -> None:
+def cycle(results: Results, llm: Any, trained: Any, *, offload: bool) -> None:
     """There and back; each step is a sample too."""
     prefix = "" if offload else "staying: "
     torch.cuda.synchronize()
@@ -122,7 +90,7 @@ def cycle(results: Results, llm: Any, trained: Any, way: str, *, offload: bool) 
     mark("offload")
     llm.wake_up(["weights"])
     mark("wake weights")
-    send(llm, trained, way)
+    transfer(llm, ((name, p.data) for name, p in trained.module.named_parameters()), **PACKING["unpacked"])
     mark("transfer")
     llm.wake_up(["kv_cache"])
     mark("wake cache")

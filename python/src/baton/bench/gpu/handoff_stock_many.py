@@ -2,8 +2,9 @@
 
 A rank on each GPU, started by a launcher; rank 0 has the engines. In the order that costs least: what the ranks can
 spare leaves, the weights wake and are sent while the parameters are still there, the cache wakes. ZeRO-2 ranks send
-their parameters as they lie; ZeRO-3 ranks gather them in buckets. Of adapters the merged weights are sent. A reference
-model leaves for pinned memory under ZeRO-2, once filled, and stays partitioned where it is under ZeRO-3.
+their parameters as they lie; ZeRO-3 ranks gather them in buckets and send each bucket. Of adapters the merged weights
+are sent. A reference model leaves for pinned memory under ZeRO-2, once filled, and stays partitioned where it is under
+ZeRO-3.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from baton.bench.gpu.trainer import Trainer, prepare_environment, start_distribu
 
 #: For activations and what libraries take besides.
 _SPARE_BYTES = 4 << 30
-#: Of ZeRO-3's parameters gathered at once, and of vLLM's packed buffer: larger than the largest tensor of the shapes.
+#: Of ZeRO-3's parameters gathered at once.
 _BUCKET_BYTES = 2 << 30
 
 
@@ -169,21 +170,21 @@ class _Peer:
             if engines is not None:
                 engines.update(dict(vars(info)))
 
-        arguments: dict[str, Any] = {"send_mode": send, "packed": self.job.stage == 3}
-        if self.job.stage == 3:
-            arguments["packed_buffer_size_bytes"] = _BUCKET_BYTES
-        IPCWeightTransferEngine.trainer_send_weights(self._weights(), arguments)
+        # Not packed, a bucket of ZeRO-3's neither (see stock.PACKING).
+        for weights in self._weights():
+            IPCWeightTransferEngine.trainer_send_weights(iter(weights), {"send_mode": send, "packed": False})
         if self.job.lora:
             module.unmerge_adapter()
         if engines is not None:
             engines.call("finish_weight_update")
 
-    def _weights(self) -> Iterator[tuple[str, torch.Tensor]]:
+    def _weights(self) -> Iterator[list[tuple[str, torch.Tensor]]]:
+        """What is sent at once: everything, or one bucket after the other."""
         from baton.training.adapters import engine_weights
 
         named = [(weight.name, weight.parameter) for weight in engine_weights(self.trained.module)]
         if self.job.stage != 3:
-            yield from ((name, parameter.data) for name, parameter in named)
+            yield [(name, parameter.data) for name, parameter in named]
             return
         import deepspeed
 
@@ -194,7 +195,7 @@ class _Peer:
             size += 2 * parameter.ds_numel
             if size >= _BUCKET_BYTES or number == len(named) - 1:
                 with deepspeed.zero.GatheredParameters([one for _, one in bucket]):
-                    yield from ((one, whole.data) for one, whole in bucket)
+                    yield [(one, whole.data) for one, whole in bucket]
                 bucket, size = [], 0
 
 

@@ -14,7 +14,9 @@ from baton.bench.gpu.part import Job
 
 #: Larger than the largest tensor of the shapes here, which vLLM's default of 1 GiB is not.
 _PACKED_BYTES = 2 << 30
-#: The two ways in which vLLM's IPC transfer sends weights, and its arguments for them.
+#: The two ways in which vLLM's IPC transfer sends weights, and its arguments for them. Packed, they go in chunks
+#: through one buffer, which is lost with every transfer of several chunks: torch counts receivers down from one, once
+#: a chunk, in an unsigned integer (CudaIPCTypes.h), and frees the buffer at zero. So only what has room is packed.
 PACKING: dict[str, dict[str, Any]] = {
     "unpacked": {"packed": False},
     "packed": {"packed": True, "packed_buffer_size_bytes": _PACKED_BYTES},
