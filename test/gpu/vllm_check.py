@@ -1,7 +1,7 @@
 """The vLLM adapter on one real GPU: is the engine the trainer, does its memory go, and how long does it take.
 
-`vllm_check.py all FOLDER` starts the parts below side by side (a start of vLLM takes over a minute) and lets them take
-turns for what is timed. Each part prints what it finds and writes FOLDER/PART.json; the exit status says whether every
+`vllm_check.py all FOLDER` starts the parts below side by side (a start of vLLM takes over a minute), as many as the GPU
+has room for, and lets them take turns for what is timed. Each part prints what it finds and writes FOLDER/PART.json; the exit status says whether every
 check held.
 
     eager, graphs  the adapter with a model of SmolLM2's shape: weights, tokens, logprobs, memory, a second epoch
@@ -21,11 +21,14 @@ import time
 from pathlib import Path
 
 from vllm_adapter_parts import adapter, big
-from vllm_common import BIG, SMALL, common
+from vllm_common import BIG, SMALL, common, total_gib, used_gib
 from vllm_moe_part import moe, rounded
 from vllm_stock_parts import stock
 
 PARTS = ("eager", "graphs", "stock", "big", "bigstock", "rounded", "moe", "moe-loads")
+#: What a part takes of the GPU, its engine and the trainer beside it.
+NEEDED_GIB, SMALL_GIB = {"big": 50.0, "bigstock": 50.0}, 5.0
+SPARE_GIB = 4.0
 
 
 def prepare(folder: Path) -> None:
@@ -50,26 +53,48 @@ def prepare(folder: Path) -> None:
         (target / "config.json").write_text(json.dumps(SMALL))
 
 
-def everything(folder: Path, parts: list[str]) -> int:
-    folder.mkdir(parents=True, exist_ok=True)
-    for old in folder.glob("started-*"):
-        old.unlink()
-    prepare(folder)
+def waves(parts: list[str], room_gib: float) -> list[list[str]]:
+    """Which parts run at once: each in the first wave that has room for it."""
+    found: list[list[str]] = []
+    for part in parts:
+        for wave in found:
+            if sum(NEEDED_GIB.get(other, SMALL_GIB) for other in [*wave, part]) <= room_gib:
+                wave.append(part)
+                break
+        else:
+            found.append([part])
+    return found
+
+
+def run_wave(folder: Path, parts: list[str]) -> dict[str, int]:
+    """Exit status by part, once all have ended."""
     environment = {**os.environ, "CHECK_PARTS": ",".join(parts)}
-    running = {}
+    running: dict[str, subprocess.Popen[bytes]] = {}
     for part in parts:
         log = (folder / f"{part}.log").open("w")
         running[part] = subprocess.Popen(
             [sys.executable, __file__, part, str(folder)], env=environment, stdout=log, stderr=subprocess.STDOUT
         )
-    status = {}
+    status: dict[str, int] = {}
     while len(status) < len(parts):
         for part, process in running.items():
-            if part not in status and process.poll() is not None:
-                status[part] = process.returncode
+            code = process.poll()
+            if part not in status and code is not None:
+                status[part] = code
                 (folder / f"started-{part}").touch()  # nobody waits for one that has ended
-                print(f"{part}: exit status {process.returncode}", flush=True)
+                print(f"{part}: exit status {code}", flush=True)
         time.sleep(0.2)
+    return status
+
+
+def everything(folder: Path, parts: list[str]) -> int:
+    folder.mkdir(parents=True, exist_ok=True)
+    for old in folder.glob("started-*"):
+        old.unlink()
+    prepare(folder)
+    status: dict[str, int] = {}
+    for wave in waves(parts, total_gib() - used_gib() - SPARE_GIB):
+        status |= run_wave(folder, wave)
     if {"eager", "stock"} <= set(parts) and all((folder / f"greedy-{part}").exists() for part in ("eager", "stock")):
         ours, theirs = (json.loads((folder / f"greedy-{part}").read_text()) for part in ("eager", "stock"))
         shared = [common(a, b) for a, b in zip(ours, theirs, strict=True)]

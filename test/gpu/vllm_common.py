@@ -78,10 +78,19 @@ class Results:
 
 
 def used_gib() -> float:
+    return int(_memory().used) / GIB
+
+
+def total_gib() -> float:
+    return int(_memory().total) / GIB
+
+
+def _memory() -> Any:
+    """Of GPU 0."""
     import pynvml
 
     pynvml.nvmlInit()
-    return int(pynvml.nvmlDeviceGetMemoryInfo(pynvml.nvmlDeviceGetHandleByIndex(0)).used) / GIB
+    return pynvml.nvmlDeviceGetMemoryInfo(pynvml.nvmlDeviceGetHandleByIndex(0))
 
 
 @contextlib.contextmanager
