@@ -74,6 +74,9 @@ export function handoffRows(pair: Pair): GpuRow[] {
         value: ({ ours, limit }) => (ours.p50 === null || limit === null ? null : ours.p50 / limit),
         atMost: 1.05,
       },
+      why:
+        "optimizer.step waits for what has not streamed in yet: the copy engines are slow while the driver clears the " +
+        "memory that the engine gave back, and this step computes for less time than that takes",
       note: "limit: the next step in the same cycle, without a handoff before it",
     },
     {

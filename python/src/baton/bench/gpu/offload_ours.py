@@ -74,6 +74,7 @@ def cycle(memory: Any, results: Results, context: int) -> None:
         results,
         most={
             "release seconds": released,
+            "deciding seconds": released - report.seconds,
             "left bytes": left,
             "torch reserved bytes": reserved,
             "outside bytes": report.outside_bytes,
