@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Iterator
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 
 #: Containers in containers are searched this deep for tensors that no name here covers.
 _DEPTH = 4
+#: Hold no tensor.
+_PLAIN = frozenset({str, bytes, int, float, bool, type(None)})
 
 
 def stage_of(engine: Any) -> int:
@@ -140,6 +143,8 @@ def training_tensors(
     live = gradients_live(engine)
     stand_ins = set[int]() if merged is None else merged.bases
     yield from _module_tensors(engine.module, "", live, trained=True, unread=stand_ins)
+    # DeepSpeed lists the parameters over and over again.
+    listed = frozenset(map(id, engine.module.parameters()))
     for index, buffer in enumerate([] if merged is None else merged.buffers):
         yield Labelled(f"merged[{index}]", Role.MERGED, buffer)
     for index, buffer in enumerate([] if peers is None else peers.buffers):
@@ -147,7 +152,7 @@ def training_tensors(
     yield from _optimizer_tensors(engine, live)
     for position, other in enumerate(frozen):
         yield from _module_tensors(module_of(other), f"frozen[{position}].", live, trained=False, unread=set())
-    yield from _rest(engine)
+    yield from _rest(engine, listed)
 
 
 def _module_tensors(module: Any, prefix: str, live: bool, *, trained: bool, unread: set[int]) -> Iterator[Labelled]:
@@ -209,38 +214,62 @@ def _optimizer_tensors(engine: Any, live: bool) -> Iterator[Labelled]:
             yield Labelled(name, Role.MOMENT, tensor)
 
 
-def _rest(engine: Any) -> Iterator[Labelled]:
-    """Tensors in attributes of the optimizer wrappers; those that were found before keep their role."""
+def _rest(engine: Any, known: frozenset[int]) -> Iterator[Labelled]:
+    """Tensors in attributes of the optimizer wrappers, but for those of these ids; what was found keeps its role."""
     optimizer = engine.optimizer
     while optimizer is not None:
         for attribute, value in vars(optimizer).items():
-            for name, tensor in _tensors(value, f"{type(optimizer).__name__}.{attribute}"):
+            for name, tensor in _tensors(value, f"{type(optimizer).__name__}.{attribute}", known):
                 yield Labelled(name, Role.OTHER, tensor)
         if isinstance(optimizer, torch.optim.Optimizer):
             return
         optimizer = getattr(optimizer, "optimizer", None)
 
 
-def _tensors(value: Any, name: str, depth: int = _DEPTH) -> Iterator[tuple[str, torch.Tensor]]:
+def _tensors(value: Any, name: str, known: frozenset[int] = frozenset()) -> list[tuple[str, torch.Tensor]]:
+    """The tensors in a value and in the containers that it is made of, each with where it was found.
+
+    `known`: ids of tensors that are left out.
+    """
+    found: list[tuple[str, torch.Tensor]] = []
+    _search(value, name, known, _DEPTH, found)
+    return found
+
+
+def _search(value: Any, name: str, known: frozenset[int], depth: int, found: list[tuple[str, torch.Tensor]]) -> None:
+    # Before each pause this goes over thousands of tensors and many more numbers: a list is filled, and what has
+    # nothing to add costs neither a call nor a name.
     if isinstance(value, torch.Tensor):
-        yield name, value
-    elif depth == 0 or isinstance(value, (str, bytes, int, float, type(None))):
+        found.append((name, value))
+    elif depth == 0 or type(value) in _PLAIN:
         return
     elif isinstance(value, dict):
         ends = [next(iter(value.values()), None), next(reversed(value.values()), None)]
         if all(isinstance(end, (int, float, str)) for end in ends):
             return  # one of the many tables of flags and offsets, with an entry for each parameter and rank
         for key, inner in value.items():
-            yield from _tensors(inner, f"{name}[{key!r}]" if isinstance(key, (str, int)) else name, depth - 1)
+            if type(inner) not in _PLAIN and id(inner) not in known:
+                place = f"{name}[{key!r}]" if isinstance(key, (str, int)) else name
+                _search(inner, place, known, depth - 1, found)
     elif isinstance(value, (list, tuple, set, frozenset)):
         for index, inner in enumerate(value):
-            yield from _tensors(inner, f"{name}[{index}]", depth - 1)
-        flat = getattr(value, "flat_partition", None)  # a list subclass that keeps the buffer of its views
+            if type(inner) not in _PLAIN and id(inner) not in known:
+                _search(inner, f"{name}[{index}]", known, depth - 1, found)
+        # A list subclass that keeps the buffer of its views.
+        flat = None if type(value) is list else getattr(value, "flat_partition", None)
         if flat is not None:
-            yield f"{name}.flat_partition", flat
-    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
-        for field in dataclasses.fields(value):
-            yield from _tensors(getattr(value, field.name), f"{name}.{field.name}", depth - 1)
+            found.append((f"{name}.flat_partition", flat))
+    else:
+        for field in _fields_of(type(value)):
+            inner = getattr(value, field)
+            if type(inner) not in _PLAIN and id(inner) not in known:
+                _search(inner, f"{name}.{field}", known, depth - 1, found)
+
+
+@cache
+def _fields_of(kind: type) -> tuple[str, ...]:
+    """Of a dataclass; nothing of other classes."""
+    return tuple(field.name for field in dataclasses.fields(kind)) if dataclasses.is_dataclass(kind) else ()
 
 
 def _storage_key(tensor: torch.Tensor) -> int:

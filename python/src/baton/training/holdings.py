@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     import torch
@@ -38,12 +38,14 @@ class Role(Enum):
     #: Kept by an optimizer wrapper under a name that Baton does not know: saved, to be safe.
     OTHER = "other"
 
+    #: By identity, as they compare: enum's own is slow, and thousands of tensors are looked at before each pause.
+    __hash__ = object.__hash__
+
 
 _ORDER = {role: position for position, role in enumerate(Role)}
 
 
-@dataclass(frozen=True)
-class Labelled:
+class Labelled(NamedTuple):
     """One tensor of the training state."""
 
     name: str
