@@ -7,7 +7,7 @@ The attributes named here were read from DeepSpeed's source. Whatever else an op
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 _DEPTH = 4
 #: Hold no tensor.
 _PLAIN = frozenset({str, bytes, int, float, bool, type(None)})
+_SEQUENCES = (list, tuple, set, frozenset)
 
 
 def stage_of(engine: Any) -> int:
@@ -142,22 +143,26 @@ def training_tensors(
     """
     live = gradients_live(engine)
     stand_ins = set[int]() if merged is None else merged.bases
-    yield from _module_tensors(engine.module, "", live, trained=True, unread=stand_ins)
-    # DeepSpeed lists the parameters over and over again.
-    listed = frozenset(map(id, engine.module.parameters()))
+    parameters = list(engine.module.named_parameters())
+    yield from _module_tensors(engine.module, parameters, "", live, trained=True, unread=stand_ins)
     for index, buffer in enumerate([] if merged is None else merged.buffers):
         yield Labelled(f"merged[{index}]", Role.MERGED, buffer)
     for index, buffer in enumerate([] if peers is None else peers.buffers):
         yield Labelled(f"peers[{index}]", Role.MERGED, buffer)
     yield from _optimizer_tensors(engine, live)
     for position, other in enumerate(frozen):
-        yield from _module_tensors(module_of(other), f"frozen[{position}].", live, trained=False, unread=set())
-    yield from _rest(engine, listed)
+        module = module_of(other)
+        named = module.named_parameters()
+        yield from _module_tensors(module, named, f"frozen[{position}].", live, trained=False, unread=set())
+    # DeepSpeed lists the parameters over and over again.
+    yield from _rest(engine, frozenset(id(parameter) for _, parameter in parameters))
 
 
-def _module_tensors(module: Any, prefix: str, live: bool, *, trained: bool, unread: set[int]) -> Iterator[Labelled]:
-    """`unread`: storages of weights that no engine looks at."""
-    for name, parameter in module.named_parameters():
+def _module_tensors(
+    module: Any, parameters: Iterable[tuple[str, Any]], prefix: str, live: bool, *, trained: bool, unread: set[int]
+) -> Iterator[Labelled]:
+    """`parameters`: the module's, by name. `unread`: storages of weights that no engine looks at."""
+    for name, parameter in parameters:
         role = Role.REFERENCE if not trained else Role.PARAMETER if parameter.requires_grad else Role.FROZEN
         partition = getattr(parameter, "ds_tensor", None)
         for_engine = trained and _storage_key(held(parameter)) not in unread
@@ -241,29 +246,31 @@ def _search(value: Any, name: str, known: frozenset[int], depth: int, found: lis
     # nothing to add costs neither a call nor a name.
     if isinstance(value, torch.Tensor):
         found.append((name, value))
-    elif depth == 0 or type(value) in _PLAIN:
         return
-    elif isinstance(value, dict):
+    if depth == 0:
+        return
+    children: Iterable[tuple[Any, Any]]
+    place: Callable[[Any], str]
+    if isinstance(value, dict):
         ends = [next(iter(value.values()), None), next(reversed(value.values()), None)]
         if all(isinstance(end, (int, float, str)) for end in ends):
             return  # one of the many tables of flags and offsets, with an entry for each parameter and rank
-        for key, inner in value.items():
-            if type(inner) not in _PLAIN and id(inner) not in known:
-                place = f"{name}[{key!r}]" if isinstance(key, (str, int)) else name
-                _search(inner, place, known, depth - 1, found)
-    elif isinstance(value, (list, tuple, set, frozenset)):
-        for index, inner in enumerate(value):
-            if type(inner) not in _PLAIN and id(inner) not in known:
-                _search(inner, f"{name}[{index}]", known, depth - 1, found)
-        # A list subclass that keeps the buffer of its views.
-        flat = None if type(value) is list else getattr(value, "flat_partition", None)
+        children, place = value.items(), _place_of_key
+    elif isinstance(value, _SEQUENCES):
+        children, place = enumerate(value), "[{}]".format
+    else:
+        children, place = ((field, getattr(value, field)) for field in _fields_of(type(value))), ".{}".format
+    for key, inner in children:
+        if type(inner) not in _PLAIN and id(inner) not in known:
+            _search(inner, name + place(key), known, depth - 1, found)
+    if isinstance(value, _SEQUENCES) and type(value) is not list:
+        flat = getattr(value, "flat_partition", None)  # a list subclass that keeps the buffer of its views
         if flat is not None:
             found.append((f"{name}.flat_partition", flat))
-    else:
-        for field in _fields_of(type(value)):
-            inner = getattr(value, field)
-            if type(inner) not in _PLAIN and id(inner) not in known:
-                _search(inner, f"{name}.{field}", known, depth - 1, found)
+
+
+def _place_of_key(key: Any) -> str:
+    return f"[{key!r}]" if isinstance(key, (str, int)) else ""
 
 
 @cache
