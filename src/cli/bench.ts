@@ -17,11 +17,8 @@ const GROUPS: Readonly<Record<string, readonly Subject[]>> = {
 };
 const NAMES = [...Object.keys(GROUPS), ...SUBJECTS, ...GPU_SUBJECTS];
 
-/** Options that say something of GPU_SUBJECTS and of nothing else. */
-const ON_GPU_ONLY: ReadonlySet<string> = new Set<keyof BenchOptions>([
-  ...(["shapes", "model", "quick", "cycles", "graphs", "parts", "list", "gpus", "engines", "tp"] as const),
-  ...(["iterations", "reference", "lora"] as const),
-]);
+/** Options that mean something whatever is measured; the others say something of GPU_SUBJECTS only. */
+const FOR_ALL: ReadonlySet<string> = new Set<keyof BenchOptions>(["subjects", "only", "out", "json"]);
 
 interface BenchOptions {
   readonly json?: string;
@@ -84,7 +81,7 @@ export function addBench(program: Command): void {
     .action(async (options: BenchOptions, command: Command) => {
       const given = command.options.filter((option) => {
         const name = option.attributeName();
-        return ON_GPU_ONLY.has(name) && command.getOptionValueSource(name) === "cli";
+        return !FOR_ALL.has(name) && command.getOptionValueSource(name) === "cli";
       });
       process.exitCode = await run(
         options,
