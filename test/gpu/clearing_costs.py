@@ -14,21 +14,12 @@ import time
 from collections.abc import Iterator
 
 import torch
+from support import GIB, MIB, give_back, gpu_and_driver
 
-MIB, GIB = 1 << 20, 1 << 30
 PIECE = 64 * MIB
 FETCHED = 12 * GIB
 BUCKET_SECONDS = 0.05
 TIMES = 3
-
-
-def give_back(size: int) -> None:
-    """As an engine that goes to sleep; its pages have been written, as a cache's."""
-    if size:
-        given = torch.empty(size, dtype=torch.uint8, device="cuda").fill_(1)
-        torch.cuda.synchronize()
-        del given
-    torch.cuda.empty_cache()
 
 
 class Fetch:
@@ -78,7 +69,7 @@ def main() -> None:
     parser.add_argument("--given", type=int, nargs="+", default=[0, 8, 24, 48], help="GiB given back before")
     parser.add_argument("--streams", type=int, nargs="+", default=[1, 2, 4, 8], choices=range(1, 9))
     options = parser.parse_args()
-    print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}")
+    print(f"{gpu_and_driver()}, torch {torch.__version__}")
     fetch = Fetch()
     for given in options.given:
         for streams in options.streams:

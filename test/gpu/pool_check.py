@@ -17,7 +17,7 @@ from baton import native
 from baton.errors import BatonError
 from pool_import import check_import
 from pool_kernels import check_checksums, check_copies, check_rounding
-from support import DEVICE, GIB, MIB, Checks, arena_fd, device_bytes_used, fill, seconds_of, tensor_at
+from support import DEVICE, GIB, MIB, Checks, arena_fd, device_bytes_used, fill, give_back, seconds_of, tensor_at
 
 
 #: What an engine gives back when it sleeps.
@@ -118,13 +118,6 @@ def check_background(checks: Checks, pool: native.Pool, state: list[torch.Tensor
     checks.figure("background resume: matrix products meanwhile", products)
 
 
-def others_leave() -> None:
-    """As an engine that goes to sleep leaves the GPU."""
-    given = torch.empty(AWAY_BYTES, dtype=torch.uint8, device="cuda")
-    del given
-    torch.cuda.empty_cache()
-
-
 def check_streaming(checks: Checks, pool: native.Pool, state: list[torch.Tensor], kept: list[torch.Tensor]) -> None:
     """All but the first tensor streams in behind kernels, right after others left the GPU: how fast, and what it costs."""
     left = torch.randn(8192, 8192, device="cuda", dtype=torch.bfloat16)
@@ -141,7 +134,7 @@ def check_streaming(checks: Checks, pool: native.Pool, state: list[torch.Tensor]
     rates, beside, same = [], [], True
     for _ in range(3):
         pool.pause()
-        others_leave()
+        give_back(AWAY_BYTES)
         pool.resume(first=[(state[0].data_ptr(), state[0].numel())], wait=False)
         begin = time.perf_counter()
         pending = pool.info().pending_bytes
@@ -162,7 +155,7 @@ def check_after_release(checks: Checks, pool: native.Pool, state: list[torch.Ten
         rates, same = [], True
         for _ in range(3):
             pool.pause()
-            others_leave()
+            give_back(AWAY_BYTES)
             report = pool.resume() if way != "at once" else pool.resume(first=ranges, wait=False)
             same = same and all(torch.equal(a, b) for a, b in zip(state, kept, strict=True))
             rates.append(report.copied_bytes / report.total_ns)

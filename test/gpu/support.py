@@ -79,6 +79,13 @@ def device_bytes_total(gpu: int = 0) -> int:
     return int(pynvml.nvmlDeviceGetMemoryInfo(handle).total)
 
 
+def give_back(size: int) -> None:
+    """Takes so many bytes of the GPU and gives them back, as an engine that goes to sleep."""
+    given = torch.empty(size, dtype=torch.uint8, device="cuda")
+    del given
+    torch.cuda.empty_cache()
+
+
 def gpu_and_driver() -> dict[str, str]:
     if not torch.cuda.is_available():
         return {"gpu": "stand-in (simulated)", "driver": "none"}

@@ -1,8 +1,8 @@
 """The vLLM adapter on one real GPU: is the engine the trainer, does its memory go, and how long does it take.
 
 `vllm_check.py all FOLDER` starts the parts below side by side (a start of vLLM takes over a minute), as many as the GPU
-has room for, and lets them take turns for what is timed. Each part prints what it finds and writes FOLDER/PART.json; the exit status says whether every
-check held.
+has room for, and lets them take turns for what is timed. Each part prints what it finds and writes FOLDER/PART.json;
+the exit status says whether every check held.
 
     eager, graphs  the adapter with a model of SmolLM2's shape: weights, tokens, logprobs, memory, a second epoch
     stock          vLLM alone with the same checkpoint from disk: its tokens, its own sleep and wake
@@ -20,8 +20,9 @@ import sys
 import time
 from pathlib import Path
 
+from support import GIB, device_bytes_total
 from vllm_adapter_parts import adapter, big
-from vllm_common import BIG, SMALL, common, total_gib, used_gib
+from vllm_common import BIG, SMALL, common, used_gib
 from vllm_moe_part import moe, rounded
 from vllm_stock_parts import stock
 
@@ -93,7 +94,7 @@ def everything(folder: Path, parts: list[str]) -> int:
         old.unlink()
     prepare(folder)
     status: dict[str, int] = {}
-    for wave in waves(parts, total_gib() - used_gib() - SPARE_GIB):
+    for wave in waves(parts, device_bytes_total() / GIB - used_gib() - SPARE_GIB):
         status |= run_wave(folder, wave)
     if {"eager", "stock"} <= set(parts) and all((folder / f"greedy-{part}").exists() for part in ("eager", "stock")):
         ours, theirs = (json.loads((folder / f"greedy-{part}").read_text()) for part in ("eager", "stock"))

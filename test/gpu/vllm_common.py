@@ -11,10 +11,11 @@ import time
 from pathlib import Path
 from typing import Any
 
+from support import GIB, device_bytes_used
+
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT / "python" / "src"), str(ROOT / "python" / "tests" / "engines")]
 os.environ.setdefault("BATON_TEST_SECONDS", "540")
-GIB = 1 << 30
 CYCLES = 10
 SMALL = {
     "architectures": ["LlamaForCausalLM"],
@@ -78,19 +79,7 @@ class Results:
 
 
 def used_gib() -> float:
-    return int(_memory().used) / GIB
-
-
-def total_gib() -> float:
-    return int(_memory().total) / GIB
-
-
-def _memory() -> Any:
-    """Of GPU 0."""
-    import pynvml
-
-    pynvml.nvmlInit()
-    return pynvml.nvmlDeviceGetMemoryInfo(pynvml.nvmlDeviceGetHandleByIndex(0))
+    return device_bytes_used() / GIB
 
 
 @contextlib.contextmanager

@@ -18,6 +18,7 @@ import torch
 from baton.bench.gpu import ranks
 from baton.bench.gpu.handoff_rank import prompts_of
 from baton.bench.gpu.part import Job, Results, main, used_bytes
+from baton.bench.gpu.stock import PACKING
 from baton.bench.gpu.stock_engines import Engines
 from baton.bench.gpu.trainer import Trainer, prepare_environment, start_distributed
 
@@ -170,9 +171,8 @@ class _Peer:
             if engines is not None:
                 engines.update(dict(vars(info)))
 
-        # Not packed, a bucket of ZeRO-3's neither (see stock.PACKING).
         for weights in self._weights():
-            IPCWeightTransferEngine.trainer_send_weights(iter(weights), {"send_mode": send, "packed": False})
+            IPCWeightTransferEngine.trainer_send_weights(iter(weights), {"send_mode": send, **PACKING["unpacked"]})
         if self.job.lora:
             module.unmerge_adapter()
         if engines is not None:
