@@ -7,7 +7,7 @@ import type { ProcessExit } from "../phases/events.js";
 import { describeExit, launcherEndedRanks, launcherFailed } from "../phases/failures.js";
 import type { Failure } from "../protocol/messages.js";
 import type { Child } from "./children.js";
-import { causeOfLostPeer, type RankEnd } from "./lost-peer.js";
+import { causeOfLostPeer, type MemberEnd } from "./lost-peer.js";
 import type { EndCommand } from "./node.js";
 import { stoppedFailure, type Watched } from "./patience.js";
 import { asTooSmall } from "./too-small.js";
@@ -24,8 +24,8 @@ export interface Surroundings {
   readonly pausedMs: number;
   readonly stoppedDeadlineMs: number;
   readonly children: readonly Pick<Child, "name" | "commandEnded" | "ended">[];
-  /** Those that have joined. */
-  readonly ranks: readonly RankEnd[];
+  /** Ranks and workers that have joined. */
+  readonly members: readonly MemberEnd[];
   /** Of the node, when the run ended. */
   readonly phase: NodePhase;
 }
@@ -44,13 +44,14 @@ const BY_LAUNCHER: readonly string[] = [
 /** The failure that the user reads; null when the run ended in order. */
 export async function explain(end: EndCommand, surroundings: Surroundings): Promise<Failure | null> {
   if (end.failure === null) return null;
-  const failure = await causeOfLostPeer(end.failure, surroundings.ranks, surroundings.phase);
+  const failure = await causeOfLostPeer(end.failure, surroundings.members, surroundings.phase);
   if (surroundings.pausedMs > surroundings.stoppedDeadlineMs && (await guardsSawAStop(surroundings.children))) {
     return controllerStopped(surroundings);
   }
   const launcher = await killedLauncher(failure, surroundings.children);
   if (launcher !== null) return launcherFailed(launcher);
-  if (await endedTogether(failure, surroundings.ranks)) return launcherEndedRanks(surroundings.ranks.length);
+  const ranks = surroundings.members.filter(({ client }) => client.role === "rank");
+  if (await endedTogether(failure, ranks)) return launcherEndedRanks(ranks.length);
   if (surroundings.stopped.length > 0 && failure.code === "DEADLINE") {
     return stoppedFailure(surroundings.stopped, `${failure.expected}; but ${failure.message}`);
   }
@@ -86,7 +87,7 @@ async function killedLauncher(failure: Failure, children: Surroundings["children
  * ranks first, and themselves a second later, with the code that they have for every failure. One rank alone cannot be
  * told from one that was signalled itself.
  */
-async function endedTogether({ code, found }: Failure, ranks: Surroundings["ranks"]): Promise<boolean> {
+async function endedTogether({ code, found }: Failure, ranks: readonly MemberEnd[]): Promise<boolean> {
   if (code !== "RANK_DIED" || ranks.length < 2 || !BY_LAUNCHER.some((text) => found.startsWith(text))) return false;
   const end = performance.now() + AT_ONCE_MS.most;
   for (;;) {

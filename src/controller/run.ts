@@ -20,10 +20,12 @@ import { makeSocketFolder, type RunFolder, type SocketFolder, socketParent, take
 import { type Gpus, openGpus } from "./gpus.js";
 import { Heart } from "./heart.js";
 import { launch } from "./launch.js";
+import type { MemberEnd } from "./lost-peer.js";
 import { BatonNode, type EndCommand } from "./node.js";
 import { meetNodes, type NodesPlan, RankNumbers } from "./nodes.js";
 import { removeSharedMemory, sweep } from "./ownership.js";
 import { Recorder } from "./recorder.js";
+import type { Connection } from "./server.js";
 import { type Interrupt, onCrash, onInterrupt } from "./signals.js";
 import { sharedMemoryFolder } from "./standin.js";
 import { leftDeviceBytes, stopEverything } from "./stop.js";
@@ -277,14 +279,7 @@ async function finish(end: EndCommand, running: Running): Promise<RunEnd> {
     pausedMs: heart.pausedMs(),
     stoppedDeadlineMs: running.stoppedDeadlineMs,
     children,
-    ranks: node.server.connections
-      .filter(({ client }) => client.role === "rank")
-      .map((rank) => ({
-        index: rank.client.index,
-        ended: () => processInfo(rank.pid)?.ending ?? true,
-        exit: () => rank.exit,
-        failed: () => rank.failed,
-      })),
+    members: membersOf(node.server.connections),
     phase: lastPhase(log),
   });
   heart.stop();
@@ -304,6 +299,18 @@ async function finish(end: EndCommand, running: Running): Promise<RunEnd> {
   const deviceBytes = await leftDeviceBytes(nvml, config.gpus, isOurs);
   log.add({ type: "left", processes: left, deviceBytes });
   return { reason: end.reason, exitCode: end.exitCode, failure, logs: logsOf(failure, children) };
+}
+
+/** Ranks and workers. A worker may live in its engine's process, which then speaks for it. */
+function membersOf(connections: readonly Connection[]): MemberEnd[] {
+  return connections
+    .filter(({ client }) => client.role !== "engine")
+    .map((one) => ({
+      client: one.client,
+      ended: () => processInfo(one.pid)?.ending ?? true,
+      exit: () => one.exit,
+      failed: () => connections.some(({ pid, failed }) => pid === one.pid && failed),
+    }));
 }
 
 /** The phase that the run ended in. */

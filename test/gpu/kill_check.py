@@ -34,8 +34,8 @@ FIRST_HANDOFF = ("train", "plan")
 #: By the first word of the victim's name.
 CODES = {
     "rank": {"RANK_DIED", "LAUNCHER_FAILED"},
-    "engine": {"ENGINE_DIED", "WORKER_DIED", "ENGINE_WORKER_DIED"},
-    "worker": {"ENGINE_DIED", "WORKER_DIED", "ENGINE_WORKER_DIED", "ENGINE_FAILED"},
+    "engine": {"ENGINE_DIED", "WORKER_DIED"},
+    "worker": {"ENGINE_DIED", "WORKER_DIED"},
     "launcher": {"LAUNCHER_FAILED", "LAUNCHER_DIED", "RANK_DIED"},
 }
 NOTICED_SECONDS, GONE_SECONDS, START_SECONDS = 1.0, 3.0, 400.0

@@ -52,7 +52,7 @@ const moreAtOnce = limited(5);
 /** Errors that say what happened. A process that lost its peer may speak before the death is known. */
 const EXPECTED: Readonly<Record<Exclude<Victim, "controller">, RegExp>> = {
   "rank 1": /^(RANK_DIED|LAUNCHER_FAILED)$/,
-  "worker 0 of engine 0": /^(WORKER_DIED|ENGINE_WORKER_DIED|ENGINE_DIED)$/,
+  "worker 0 of engine 0": /^(WORKER_DIED|ENGINE_DIED)$/,
   "engine 0": /^(ENGINE_DIED|WORKER_DIED)$/,
   launcher: /^LAUNCHER_FAILED$/,
 };

@@ -20,9 +20,9 @@ function beside(commandEnded: boolean, exit: ProcessExit | null, ranks: readonly
     pausedMs: 0,
     stoppedDeadlineMs: 1_000,
     phase: "sleep",
-    ranks: ranks.map((asked, index) => {
+    members: ranks.map((asked, index) => {
       let times = 0;
-      return { index, ended: () => times++ >= asked, exit: () => null, failed: () => false };
+      return { client: { role: "rank", index }, ended: () => times++ >= asked, exit: () => null, failed: () => false };
     }),
     children: [
       {
@@ -98,8 +98,8 @@ describe("a rank that lost its connection to another one", () => {
     const past = (ms: number): boolean => performance.now() - start >= ms;
     return explain(lost, {
       ...children,
-      ranks: ranks.map(({ endsMs, exit = null, toldMs = 0, saysMs = NEVER }, index) => ({
-        index,
+      members: ranks.map(({ endsMs, exit = null, toldMs = 0, saysMs = NEVER }, index) => ({
+        client: { role: "rank", index },
         ended: () => past(endsMs),
         exit: () => (past(endsMs + toldMs) ? exit : null),
         failed: () => past(saysMs),
@@ -132,6 +132,44 @@ describe("a rank that lost its connection to another one", () => {
       code: "LAUNCHER_FAILED",
       found: "killed by SIGKILL",
     });
+  });
+});
+
+describe("an engine that lost a worker", () => {
+  const lost: EndCommand = {
+    ...{ type: "end", reason: "failed", exitCode: 1, gpus: [] },
+    failure: {
+      code: "ENGINE_WORKER_DIED",
+      message: "engine 0: Worker 1 of engine 0 (process 7) ended unexpectedly.",
+      ...{ expected: "", action: "", found: "RuntimeError: Executor failed." },
+    },
+  };
+  const after = async (...exits: (ProcessExit | null)[]) =>
+    explain(lost, {
+      ...beside(false, null),
+      members: exits.map((exit, index) => ({
+        ...{ client: { role: "worker", engine: 0, index }, ended: () => exit !== null },
+        ...{ exit: () => exit, failed: () => false },
+      })),
+    });
+
+  it("names the one that was killed, and not those that the engine ended because of it", async () => {
+    for (const told of [
+      { code: 0, signal: null },
+      { code: null, signal: "SIGTERM" },
+    ]) {
+      expect(await after(told, KILLED)).toMatchObject({
+        code: "WORKER_DIED",
+        message: "worker 1 of engine 0 died in phase sleep",
+        found: expect.stringMatching(
+          /^killed by SIGKILL; then engine 0: Worker 1 .* \(RuntimeError: Executor failed\.\)$/,
+        ),
+      });
+    }
+  });
+
+  it("says so itself when all of its workers are there", async () => {
+    expect(await after(null, null)).toBe(lost.failure);
   });
 });
 

@@ -24,6 +24,7 @@ import numpy as np
 
 from baton.connection import Connection, unexpected
 from baton.engines.adapter import EngineAdapter, EngineConfig, Request, Sample, Sampling
+from baton.engines.workers import lost_worker
 from baton.errors import BatonError
 from baton.protocol import arrays
 from baton.protocol.messages import (
@@ -310,7 +311,8 @@ def main() -> int:
             return 0  # a worker heard of it first
         if not isinstance(error, BatonError):
             traceback.print_exc()
-        connection.fail(error, f"Engine {config.index}")
+        pids = adapter.worker_pids() if adapter is not None else []
+        connection.fail(lost_worker(error, pids, config.index) or error, f"Engine {config.index}")
         return 1
     finally:
         if adapter is not None:

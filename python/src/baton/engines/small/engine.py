@@ -22,6 +22,7 @@ from baton.engines.requests import check_requests
 from baton.engines.small import wire
 from baton.engines.small.channel import Channel, PeerGone, encode
 from baton.engines.small.shard import Shard
+from baton.engines.workers import state_of
 from baton.errors import BatonError
 
 #: How long workers that report a failure are given to turn out to be victims of another one's death.
@@ -245,18 +246,6 @@ class SmallEngine(EngineAdapter):
             "DEADLINE",
             f"The workers of engine {self._config.index if self._config else '?'} did not finish {doing!r} in time.",
             expected="an answer from every worker",
-            found="none from " + ", ".join(f"worker {w.rank} (process {w.pid}, {_state(w)})" for w in silent),
+            found="none from " + ", ".join(f"worker {w.rank} (process {w.pid}, {state_of(w.pid)})" for w in silent),
             action="Look at these processes; a larger deadline can be set in the recipe.",
         )
-
-
-def _state(worker: _Worker) -> str:
-    """The kernel's state of the process, in a word."""
-    try:
-        with open(f"/proc/{worker.pid}/stat") as file:
-            letter = file.read().rpartition(")")[2].split()[0]
-    except OSError:
-        return "gone"
-    return {"T": "stopped", "t": "traced", "Z": "dead", "R": "running", "S": "waiting", "D": "waiting"}.get(
-        letter, letter
-    )
