@@ -76,7 +76,6 @@ export class Inbox {
           fallback: message.fallback,
         };
       case "synced":
-        this.#weights.synced(engine, worker, message);
         this.#recorder.workerEnds(client);
         return {
           type: "synced",
@@ -86,6 +85,9 @@ export class Inbox {
           epoch: message.epoch,
           compared: message.compared,
         };
+      case "summed":
+        this.#weights.summed(engine, worker, message);
+        return { type: "summed", engine, worker, seq: message.seq };
       default:
         throw unexpected(connection, message.type);
     }

@@ -35,7 +35,7 @@ const key = (engine: number, worker: number): string => `${engine}/${worker}`;
 export class WeightTraffic {
   readonly manifests = new Map<number, Manifest>();
   readonly #plans = new Map<string, WorkerPlan>();
-  readonly #synced = new Map<string, Message<"synced">>();
+  readonly #summed = new Map<string, Message<"summed">>();
   /** By local rank, then by segment. */
   readonly #exported = new Map<number, Map<bigint, Exported>>();
   /** u64 per tensor, by local rank: as the elements are, and as they are rounded. */
@@ -53,12 +53,12 @@ export class WeightTraffic {
     return this.#plans.get(key(engine, worker));
   }
 
-  /** The plans and last answers of the workers of one engine, by tensor-parallel rank. */
-  #workersOf(engine: number): { plan: WorkerPlan; synced: Message<"synced"> | undefined }[] {
+  /** The plans and last sums of the workers of one engine, by tensor-parallel rank. */
+  #workersOf(engine: number): { plan: WorkerPlan; summed: Message<"summed"> | undefined }[] {
     return [...this.#plans.values()]
       .filter((plan) => plan.engine === engine)
       .sort((a, b) => a.worker - b.worker)
-      .map((plan) => ({ plan, synced: this.#synced.get(key(engine, plan.worker)) }));
+      .map((plan) => ({ plan, summed: this.#summed.get(key(engine, plan.worker)) }));
   }
 
   planned(engine: number, worker: number, planned: Message<"planned">): void {
@@ -68,8 +68,8 @@ export class WeightTraffic {
     this.#plans.set(key(engine, worker), { engine, worker, planned, segments });
   }
 
-  synced(engine: number, worker: number, synced: Message<"synced">): void {
-    this.#synced.set(key(engine, worker), synced);
+  summed(engine: number, worker: number, summed: Message<"summed">): void {
+    this.#summed.set(key(engine, worker), summed);
   }
 
   /** Sends the manifests of all ranks to a worker. */
@@ -133,7 +133,7 @@ export class WeightTraffic {
     plan: WorkerPlan,
     command: { readonly seq: number; readonly epoch: number; readonly compare: boolean; readonly checksums: boolean },
   ): void {
-    this.#synced.delete(key(plan.engine, plan.worker));
+    this.#summed.delete(key(plan.engine, plan.worker));
     const frames: { rank: number; segments: BigUint64Array }[] = [];
     for (const [rank, segments] of plan.segments) {
       for (let start = 0; start < segments.length; start += DESCRIPTORS_PER_FRAME) {
@@ -190,9 +190,9 @@ export class WeightTraffic {
       ranks: [...this.#rankSums]
         .sort(([a], [b]) => a - b)
         .map(([rank, sums]) => ({ rank, checksums: asInEngine(sums, rounded) })),
-      workers: workers.map(({ plan: { worker, planned }, synced }) => ({
+      workers: workers.map(({ plan: { worker, planned }, summed }) => ({
         worker,
-        checksums: u64s(synced?.checksums ?? new Uint8Array(0), "synced.checksums"),
+        checksums: u64s(summed?.checksums ?? new Uint8Array(0), "summed.checksums"),
         coveredElements: u64s(planned.coveredElements, "planned.coveredElements"),
         coverage: u64s(planned.coverage, "planned.coverage"),
       })),

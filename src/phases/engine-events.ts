@@ -15,7 +15,7 @@ export function onAwake(step: Step, event: EventOf<"awake">): void {
   step.expect(clientOf(engine), "awake", engine.stage, ["wakingWeights", "wakingCache"], seq);
   const tag = engine.stage === "wakingWeights" ? "weights" : "kv_cache";
   step.expect(clientOf(engine), "awake", event.tags.join(", "), [tag]);
-  engine.stage = engine.stage === "wakingWeights" ? "weightsAwake" : "open";
+  engine.stage = engine.stage === "wakingWeights" ? "weightsAwake" : engine.verifying === null ? "open" : "verifying";
 }
 
 export function onPlanned(step: Step, event: EventOf<"planned">): void {
@@ -52,11 +52,19 @@ export function onSynced(step: Step, event: EventOf<"synced">): void {
   worker.answered = true;
   if (!engine.workers.every((one) => one.answered)) return;
   engine.syncs += 1;
-  if (step.state.checksums) {
-    engine.stage = "verifying";
-  } else {
-    accept(step, engine);
-  }
+  engine.epoch = step.state.epoch;
+  engine.stage = "synced";
+}
+
+/** Sums are made while the cache wakes; the engine opens when they have been compared. */
+export function onSummed(step: Step, event: EventOf<"summed">): void {
+  const engine = step.engine(event.engine, "summed");
+  const worker = step.worker(engine.index, event.worker, "summed");
+  const client = { role: "worker", engine: engine.index, index: worker.index } as const;
+  const seq = { expected: engine.sumsSeq, found: event.seq };
+  const mayCome = engine.verifying === "sums" && worker.answered && !worker.summed;
+  step.expect(client, "summed", mayCome ? "synced" : engine.stage, ["synced"], seq);
+  worker.summed = true;
 }
 
 /** The first sync of a plan is compared with the engine's own way to load weights. */
@@ -77,16 +85,10 @@ function checkComparison(step: Step, name: string, compared: readonly string[] |
 
 export function onVerified(step: Step, event: EventOf<"verified">): void {
   const engine = step.engine(event.engine, "verified");
-  step.expect(clientOf(engine), "verified", engine.verifyAsked ? engine.stage : "not asked", ["verifying"]);
-  engine.verifyAsked = false;
+  step.expect(clientOf(engine), "verified", engine.verifying ?? "not asked", ["verdict"]);
+  engine.verifying = null;
   if (event.failure) step.fail(event.failure);
-  accept(step, engine);
-}
-
-/** The engine holds the weights of this handoff. */
-function accept(step: Step, engine: EngineState): void {
-  engine.epoch = step.state.epoch;
-  engine.stage = "synced";
+  if (engine.stage === "verifying") engine.stage = "open";
 }
 
 export function onProgress(step: Step, event: EventOf<"progress">): void {

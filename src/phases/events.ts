@@ -70,6 +70,8 @@ export type Event =
       readonly epoch: number;
       readonly compared: readonly string[] | null;
     }
+  /** After `synced`, where the sync was asked for checksums. */
+  | { readonly type: "summed"; readonly engine: number; readonly worker: number; readonly seq: number }
   /** Answer to `verifyWeights`; failure null: the checksums agree. */
   | { readonly type: "verified"; readonly engine: number; readonly failure: Failure | null }
   | {

@@ -145,8 +145,11 @@ function advanceSync(step: Step, engine: EngineState): void {
     engine.seq = step.seq();
     engine.stage = "syncing";
     engine.compare = state.config.checks.compareFirst && engine.syncs === 0;
+    engine.verifying = state.checksums ? "sums" : null;
+    engine.sumsSeq = engine.seq;
     for (const worker of engine.workers) {
       worker.answered = false;
+      worker.summed = false;
       step.command({
         type: "sendSources",
         engine: engine.index,
@@ -163,8 +166,9 @@ function advanceSync(step: Step, engine: EngineState): void {
     );
   }
   // The sums of all ranks are needed: of their own pieces, or to see that replicas are equal.
-  if (engine.stage === "verifying" && !engine.verifyAsked && state.ranks.every((rank) => rank.exported)) {
-    engine.verifyAsked = true;
+  const summed = engine.verifying === "sums" && engine.workers.every((worker) => worker.summed);
+  if (summed && state.ranks.every((rank) => rank.exported)) {
+    engine.verifying = "verdict";
     step.command({ type: "verifyWeights", engine: engine.index, epoch: state.epoch });
   }
 }
@@ -177,6 +181,7 @@ const HAS_WEIGHTS: ReadonlySet<EngineState["stage"]> = new Set([
   "synced",
   "roomForCache",
   "wakingCache",
+  "verifying",
   "open",
   "generating",
   "sleeping",

@@ -39,10 +39,10 @@ export type EngineStage =
   | "planning"
   | "planned"
   | "syncing"
-  | "verifying"
   | "synced"
   | "roomForCache"
   | "wakingCache"
+  | "verifying"
   | "open"
   | "generating"
   | "sleeping";
@@ -110,6 +110,8 @@ export interface WorkerState {
   life: Life;
   /** Has answered the command that its engine is at. */
   answered: boolean;
+  /** Has said what its weights add up to, since its last sync. */
+  summed: boolean;
   /** Ranks whose segments it maps at a sync. */
   sources: readonly number[];
   fallback: string | null;
@@ -134,8 +136,10 @@ export interface EngineState {
   seq: number;
   /** This sync is compared with the engine's own load_weights. */
   compare: boolean;
-  /** `verifyWeights` was commanded and has not been answered. */
-  verifyAsked: boolean;
+  /** What its weights of this handoff still wait for before they may be used; null: nothing. */
+  verifying: "sums" | "verdict" | null;
+  /** Number of the sync that the sums are of. */
+  sumsSeq: number;
   /** Has slept in this handoff, or had nothing to do in it yet. */
   done: boolean;
   request: number;
@@ -220,6 +224,7 @@ function newEngine(index: number, tensorParallel: number): EngineState {
       index: worker,
       life: UNBORN,
       answered: false,
+      summed: false,
       sources: [],
       fallback: null,
     })),
@@ -232,7 +237,8 @@ function newEngine(index: number, tensorParallel: number): EngineState {
     epoch: null,
     seq: 0,
     compare: false,
-    verifyAsked: false,
+    verifying: null,
+    sumsSeq: 0,
     done: true,
     request: 0,
     finishedSamples: 0,
@@ -318,6 +324,7 @@ function copyWorker(worker: WorkerState): WorkerState {
     index: worker.index,
     life: worker.life,
     answered: worker.answered,
+    summed: worker.summed,
     sources: worker.sources,
     fallback: worker.fallback,
   };
@@ -337,7 +344,8 @@ function copyEngine(engine: EngineState): EngineState {
     epoch: engine.epoch,
     seq: engine.seq,
     compare: engine.compare,
-    verifyAsked: engine.verifyAsked,
+    verifying: engine.verifying,
+    sumsSeq: engine.sumsSeq,
     done: engine.done,
     request: engine.request,
     finishedSamples: engine.finishedSamples,

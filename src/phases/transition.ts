@@ -11,7 +11,16 @@ import {
   onReady,
 } from "./clients-events.js";
 import type { Command, NodePhase } from "./commands.js";
-import { onAsleep, onAwake, onGenerated, onPlanned, onProgress, onSynced, onVerified } from "./engine-events.js";
+import {
+  onAsleep,
+  onAwake,
+  onGenerated,
+  onPlanned,
+  onProgress,
+  onSummed,
+  onSynced,
+  onVerified,
+} from "./engine-events.js";
 import type { Event } from "./events.js";
 import { deadlinePassed, interrupted, Trouble } from "./failures.js";
 import { advance } from "./handoff.js";
@@ -77,6 +86,7 @@ const HANDLERS: Handlers = {
   planned: onPlanned,
   exported: onExported,
   synced: onSynced,
+  summed: onSummed,
   verified: onVerified,
   prompts: onPrompts,
   progress: onProgress,
@@ -174,8 +184,8 @@ function phaseOf(state: State): NodePhase {
   if (has("asleep", "roomForWeights")) return "release";
   if (has("wakingWeights")) return "wake";
   if (has("weightsAwake", "planning")) return "plan";
-  if (has("planned", "syncing", "verifying")) return "sync";
-  if (has("synced", "roomForCache", "wakingCache")) return "cache";
+  if (has("planned", "syncing")) return "sync";
+  if (has("synced", "roomForCache", "wakingCache", "verifying")) return "cache";
   if (has("open", "generating")) return "generate";
   if (has("sleeping")) return "sleep";
   return "resume";

@@ -107,6 +107,7 @@ function addEngine(state: State, engine: EngineState, add: Add): void {
     engine.workers
       .filter((worker) => !worker.answered)
       .map((worker) => ({ role: "worker", engine: engine.index, index: worker.index }));
+  addVerification(engine, add);
   switch (engine.stage) {
     case "roomForWeights":
     case "roomForCache":
@@ -126,9 +127,6 @@ function addEngine(state: State, engine: EngineState, add: Add): void {
     case "syncing":
       add(`sync: ${key}`, engine.seq, "syncMs", late(), "take the weights");
       break;
-    case "verifying":
-      if (engine.verifyAsked) add(`verify: ${key}`, engine.seq, "syncMs", [], "be verified");
-      break;
     case "open":
       addRollout(state, engine, add);
       break;
@@ -139,6 +137,17 @@ function addEngine(state: State, engine: EngineState, add: Add): void {
       add(`sleep: ${key}`, engine.seq, "sleepMs", [client], "go to sleep");
       break;
   }
+}
+
+/** Beside whatever the engine does until it opens. */
+function addVerification(engine: EngineState, add: Add): void {
+  if (engine.verifying === "verdict") {
+    add(`verify: engine ${engine.index}`, engine.sumsSeq, "syncMs", [], "be verified");
+  }
+  if (engine.verifying !== "sums") return;
+  const late = engine.workers.filter(({ answered, summed }) => answered && !summed);
+  const clients = late.map(({ index }): Client => ({ role: "worker", engine: engine.index, index }));
+  if (late.length > 0) add(`sums: engine ${engine.index}`, engine.sumsSeq, "syncMs", clients, "sum its weights up");
 }
 
 /** A rank on one of this engine's GPUs is giving memory back. */

@@ -36,6 +36,7 @@ export const fromClient = z.discriminatedUnion("type", [
   client.generated,
   client.planned,
   client.synced,
+  client.summed,
   client.failed,
   client.goodbye,
   client.pong,

@@ -23,6 +23,16 @@ describe("a sync that goes wrong", () => {
     expect(await failed("worker.sync.flip-bit@2")).toEqual({ code: "WEIGHT_CHECKSUM_MISMATCH", generations: 1 });
   });
 
+  it("is found before anything is generated also when its sums come after the cache", async () => {
+    const faults = "worker.sync.flip-bit@2,worker.sums.late@2:0.8";
+    expect(await failed(faults)).toEqual({ code: "WEIGHT_CHECKSUM_MISMATCH", generations: 1 });
+  });
+
+  it("has a deadline for the sums, too", async () => {
+    const set = ["deadlines.syncMs=3000"];
+    expect(await failed("worker.sums.late@2:600", { set })).toEqual({ code: "DEADLINE", generations: 1 });
+  });
+
   it("by copies that were left out is found by its checksum", async () => {
     expect(await failed("worker.sync.skip-copies@2")).toEqual({ code: "WEIGHT_CHECKSUM_MISMATCH", generations: 1 });
   });

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -114,8 +114,16 @@ class Engine:
         self.plans = [self._answer(worker, m.Planned) for worker in self.workers]
         return self.plans
 
-    def sync(self, ranks: Ranks, *, compare: bool = False, checksums: bool = True) -> Synced:
-        """Exports, forwards the descriptors, syncs, and judges the checksums (without them: that they agree)."""
+    def sync(
+        self,
+        ranks: Ranks,
+        *,
+        compare: bool = False,
+        checksums: bool = True,
+        meanwhile: Callable[[], object] = lambda: None,
+    ) -> Synced:
+        """Exports, forwards the descriptors, syncs, and judges the checksums (without them: that they agree).
+        `meanwhile`: what the engine is asked for while its workers sum."""
         self.epoch += 1
         wanted: dict[int, set[int]] = {}
         for plan in self.plans:
@@ -158,9 +166,11 @@ class Engine:
                 os.close(descriptor)
         self.client.frames.send(m.Sync(seq=seq, epoch=self.epoch, compare=compare))
         workers = [self._answer(worker, m.Synced) for worker in self.workers]
-        return Synced(workers, not checksums or self._sums_agree(ranks, rank_sums, workers))
+        meanwhile()
+        sums = [self._answer(worker, m.Summed) for worker in self.workers] if checksums else []
+        return Synced(workers, not checksums or self._sums_agree(ranks, rank_sums, sums))
 
-    def _sums_agree(self, ranks: Ranks, rank_sums: dict[int, np.ndarray], workers: list[m.Synced]) -> bool:
+    def _sums_agree(self, ranks: Ranks, rank_sums: dict[int, np.ndarray], workers: list[m.Summed]) -> bool:
         sizes = np.array(ranks.sizes, dtype=np.uint64)
         whole = sum(rank_sums.values()) if ranks.stage == 3 else next(iter(rank_sums.values()))
         covered = sum(arrays.u64s(plan.covered_elements, "coveredElements") for plan in self.plans)

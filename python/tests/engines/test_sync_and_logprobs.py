@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ from harness import Engine, Ranks, Run
 #: (mean, max) difference of logprobs between trainer and engine.
 BOUNDS = {"float32": (1e-4, 1e-4), "bfloat16": (0.01, 0.2)}
 GRANULE = 2 << 20
+#: Of sums: long enough to see who waits for them.
+LATE_SECONDS = 0.5
 PROMPTS = [[5], [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12], [99, 0, 42], [7] * 20]
 
 
@@ -136,3 +139,17 @@ def test_faults_in_a_sync_are_seen(tmp_path: Path) -> None:
         assert [worker.epoch for worker in stale.workers] == [engine.epoch - 1] * 2
         engine.epoch -= 1  # the completions say so too
         engine.generate([[1, 2]])
+
+
+def test_weights_stay_until_they_are_summed_up(tmp_path: Path) -> None:
+    model = reference.make("llama", "bfloat16", tied=True, kv_heads=4)
+    with Run() as run:
+        folder = reference.save_config(model, tmp_path)
+        engine = Engine(run, folder, tp=2, dtype="bfloat16", faults=f"worker.sums.late@2:{LATE_SECONDS}")
+        ranks = Ranks(run, reference.tensors(model), 2, 3)
+        engine.connect()
+        assert engine.handoff(ranks).sums_agree
+        began = time.monotonic()
+        # The cache is not waited for by the sums, nor they by it; but sleep takes the weights away.
+        assert engine.sync(ranks, meanwhile=engine.sleep).sums_agree
+        assert time.monotonic() - began >= LATE_SECONDS

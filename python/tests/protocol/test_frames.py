@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import select
 import signal
 import socket
 import struct
@@ -144,6 +145,17 @@ def test_large_frames_cross_and_leave_no_large_buffer() -> None:
         sender.join()
         assert received == message
         assert len(client._buffer) <= 1 << 20
+
+
+def test_frames_that_came_together_are_seen_before_the_socket_is_asked() -> None:
+    with pair() as (client, server):
+        for seq in (1, 2):
+            client.send(m.Pong(seq=seq), (), 5.0)
+        assert server.receive(5.0)[0] == m.Pong(seq=1)
+        assert server.buffered
+        assert not select.select([server], [], [], 0)[0]
+        assert server.receive(5.0)[0] == m.Pong(seq=2)
+        assert not server.buffered
 
 
 def test_a_deadline_passes_and_the_frame_can_still_be_received() -> None:

@@ -18,8 +18,8 @@ const ON_SEVERAL = [
 type Judged = Pick<Metric, "goal" | "why">;
 
 const WHY_NOT_12 =
-  "the goal is the speed of a device-to-device copy of the same bytes; checksums read them once more, and mapping, " +
-  "unmapping and messages take their time beside the copy";
+  "the goal is about the speed of a device-to-device copy of the same bytes, and mapping, unmapping and messages take " +
+  "their time beside the copy";
 const WHY_NOT_THE_COPY = "mapping and unmapping the trainer's segments and messages take their time beside the copy";
 
 /** Milliseconds of the sync of a 7B policy, as the caller sees it, by ZeRO stage and layout of the engines. */
@@ -114,7 +114,8 @@ function syncRows(pair: Pair): GpuRow[] {
       timed(
         "as a run waits for it, with checksums",
         "exported sync with checksums",
-        `the ranks export and sum while the engines wake; peer: ${peerNote}`,
+        "the ranks export and sum while the engines wake, the engines sum while their caches wake: how much later " +
+          `weights and cache are there than a cache alone; peer: ${peerNote}`,
         stage2 ? fromWhole : { goal: asFastAsPeer },
       ),
       timed("whole, without checksums", "sync", `checks.weights: off; peer: ${peerNote}`),

@@ -207,13 +207,19 @@ export const synced = z.object({
   copySeconds: seconds,
   unmapSeconds: seconds,
   simulatedSeconds: z.union([seconds, z.null()]),
-  /**
-   * u64 per tensor of the manifest, over the elements that this worker holds, read back from its own weights;
-   * empty when not asked for.
-   */
-  checksums: binary,
   /** Set when this sync was compared with the engine's own load_weights: the parameters that differ. */
   compared: z.union([z.array(z.string()), z.null()]),
+});
+
+/** Worker: what its weights add up to, where `sources` asked for it. Comes after `synced`, while the cache may wake. */
+export const summed = z.object({
+  type: z.literal("summed"),
+  /** Of the sync. */
+  seq,
+  /** u64 per tensor of the manifest, over the elements that this worker holds, read back from its own weights. */
+  checksums: binary,
+  /** From `synced` until the sums were there. */
+  seconds,
 });
 
 export const failed = z.object({ type: z.literal("failed"), failure });

@@ -97,7 +97,7 @@ export const sources = z.object({
   segmentBytes: bytes,
   segments: binary,
   compare: z.boolean(),
-  /** Whether `synced` must carry checksums. */
+  /** Whether `summed` must follow `synced`. */
   checksums: z.boolean(),
   last: z.boolean(),
 });

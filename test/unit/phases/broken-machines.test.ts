@@ -120,6 +120,21 @@ const broken: [string, () => Machine, RegExp][] = [
     /has not taken the weights/,
   ],
   [
+    "takes weights for verified that nobody compared",
+    answersItself(
+      (command) => command.type === "verifyWeights",
+      (command) => ({ type: "verified", engine: (command as { engine: number }).engine, failure: null }),
+    ),
+    /weights that were not verified/,
+  ],
+  [
+    "opens an engine before its weights are verified",
+    remembers((state) =>
+      withEngines(state, ({ stage }) => (stage === "verifying" ? { stage: "open", verifying: null } : {})),
+    ),
+    /weights that were not verified/,
+  ],
+  [
     "lets ranks give parameters back while they are read",
     remembers((state) => withEngines(state, () => ({ workers: [] as never }))),
     /is reading|gone|expected, found|does not exist|nothing/,

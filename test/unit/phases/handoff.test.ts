@@ -15,6 +15,7 @@ import {
   room,
   start,
   state,
+  sumsSeq,
 } from "./small-node.js";
 
 beforeEach(() => start());
@@ -61,23 +62,34 @@ describe("a handoff", () => {
       epoch: 1,
       compared: [],
     });
-    expect(feed(synced(0, 0), synced(0, 1))).toEqual(["engine 0 verifyWeights"]);
+    const summed = (engine: number, worker: number): Event => ({
+      type: "summed",
+      engine,
+      worker,
+      seq: sumsSeq(engine),
+    });
     // Under ZeRO-3 engine 1 still reads every rank.
-    expect(feed({ type: "verified", engine: 0, failure: null })).toEqual([]);
-    feed(synced(1, 0), synced(1, 1));
-    expect(feed({ type: "verified", engine: 1, failure: null })).toEqual([
+    expect(feed(synced(0, 0), synced(0, 1))).toEqual([]);
+    expect(feed(synced(1, 0), synced(1, 1))).toEqual([
       "epochMoved",
       ...ranks.map((rank) => `rank ${rank} release all`),
     ]);
     forget();
+    // Meanwhile the workers sum up what they have.
+    expect(feed(summed(0, 0), summed(0, 1))).toEqual(["engine 0 verifyWeights"]);
     expect(feed(...ranks.map((rank) => release(rank)))).toEqual(["measure 0,1", "measure 2,3"]);
     expect(feed(...room(20))).toEqual(["engine 0 wake kv_cache", "engine 1 wake kv_cache"]);
+    expect(feed({ type: "verified", engine: 0, failure: null })).toEqual([]);
     expect(feed({ type: "awake", engine: 0, seq: engineSeq(0), tags: ["kv_cache"] })).toEqual([
       "rank 0 opened",
       "rank 1 opened",
     ]);
     expect(state.phase).toBe("cache");
-    feed({ type: "awake", engine: 1, seq: engineSeq(1), tags: ["kv_cache"] });
+    // The other engine is awake before its weights are known to be right.
+    expect(feed({ type: "awake", engine: 1, seq: engineSeq(1), tags: ["kv_cache"] })).toEqual([]);
+    expect(feed(summed(1, 0), summed(1, 1))).toEqual(["engine 1 verifyWeights"]);
+    expect(state.phase).toBe("cache");
+    expect(feed({ type: "verified", engine: 1, failure: null })).toEqual(["rank 2 opened", "rank 3 opened"]);
     expect(state.phase).toBe("generate");
     expect(state.weightEpoch).toBe(1);
   });

@@ -275,6 +275,10 @@ export class Worker extends Process {
       const compared = compares ? (world.corrupt("compareDiffers") ? ["layer.0"] : []) : null;
       world.properties.unmapped(this);
       this.outbox.push({ type: "synced", engine, worker, seq: command.seq, epoch, compared });
+      if (command.checksums) {
+        this.outbox.push({ type: "summed", engine, worker, seq: command.seq });
+        world.properties.owes(this);
+      }
     }
   }
 }

@@ -72,6 +72,7 @@ export class Properties {
         return this.world.engines[event.engine];
       case "planned":
       case "synced":
+      case "summed":
         return this.world.workersOf(event.engine)[event.worker];
       default:
         return undefined;
@@ -164,18 +165,19 @@ export class Properties {
 
   private requireSynced(engine: number, epoch: number): void {
     const facts = this.factsOf(engine);
-    const { scenario } = this.world;
     require(facts.awake.includes("weights"), "the weights are not awake");
-    require(facts.syncedWorkers === scenario.tensorParallel, "a worker has not taken the weights");
+    require(facts.syncedWorkers === this.world.scenario.tensorParallel, "a worker has not taken the weights");
     require(facts.epoch === epoch && epoch === this.world.epoch, "weights of another epoch");
-    const mustVerify = scenario.weights === "every" || (scenario.weights === "first" && this.handoff === 1);
-    require(facts.verified || !mustVerify, "weights that were not verified");
-    require(!facts.verified || scenario.weights !== "off", "weights were verified that must not be");
   }
 
   private requireFullyAwake(engine: number, epoch: number): void {
     this.requireSynced(engine, epoch);
-    require(this.factsOf(engine).awake.includes("kv_cache"), "the cache is not awake");
+    const { awake, verified } = this.factsOf(engine);
+    require(awake.includes("kv_cache"), "the cache is not awake");
+    const { weights } = this.world.scenario;
+    const mustVerify = weights === "every" || (weights === "first" && this.handoff === 1);
+    require(verified || !mustVerify, "weights that were not verified");
+    require(!verified || weights !== "off", "weights were verified that must not be");
   }
 
   /** New tokens, and nothing else, give an engine more time. */

@@ -74,6 +74,8 @@ const seqOf = (client: Client): number => {
 };
 export const rankSeq = (rank: number): number => seqOf({ role: "rank", index: rank });
 export const engineSeq = (engine: number): number => seqOf({ role: "engine", index: engine });
+/** Of the sync that an engine's sums are of. */
+export const sumsSeq = (engine: number): number => state.engines[engine]?.sumsSeq ?? -1;
 
 export function forget(): void {
   all = [];
@@ -128,6 +130,7 @@ export function syncAll(releasedBytes = 5): void {
     for (const worker of [0, 1]) {
       feed({ type: "synced", engine, worker, seq: engineSeq(engine), epoch: 1, compared: [] });
     }
+    for (const worker of [0, 1]) feed({ type: "summed", engine, worker, seq: sumsSeq(engine) });
     feed({ type: "verified", engine, failure: null });
   }
 }

@@ -25,6 +25,7 @@ export function unasked(process: Process, what: number): Event {
         : [
             { type: "planned", engine: client.engine, worker: client.index, seq, sources: [], fallback: null },
             { type: "synced", engine: client.engine, worker: client.index, seq, epoch: 0, compared: [] },
+            { type: "summed", engine: client.engine, worker: client.index, seq },
           ];
   return [hello, ...messages][what % (messages.length + 1)] as Event;
 }

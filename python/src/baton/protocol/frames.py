@@ -143,6 +143,11 @@ class FrameSocket(Generic[_Incoming]):
         """For selectors; a frame may be complete in the buffer although the socket is not readable."""
         return self._socket.fileno()
 
+    @property
+    def buffered(self) -> bool:
+        """Bytes of a frame have been read already: `select` on the descriptor need not tell of it."""
+        return self._end > self._start
+
     def close(self) -> None:
         """Closes the socket and every descriptor that was received and not taken."""
         # The number of the socket may soon be that of another file.

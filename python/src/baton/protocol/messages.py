@@ -271,11 +271,22 @@ class Synced(msgspec.Struct, kw_only=True, rename="camel", tag="synced", tag_fie
     copy_seconds: NonNegative
     unmap_seconds: NonNegative
     simulated_seconds: NonNegative | None
-    #: u64 per tensor of the manifest, over the elements that this worker holds, read back from its own
-    #: weights; empty when not asked for.
-    checksums: bytes
     #: Set when this sync was compared with the engine's own load_weights: the parameters that differ.
     compared: list[str] | None
+
+
+class Summed(msgspec.Struct, kw_only=True, rename="camel", tag="summed", tag_field="type"):
+    """Worker: what its weights add up to, where `sources` asked for it. Comes after `synced`, while the cache
+    may wake.
+    """
+
+    #: Of the sync.
+    seq: Positive
+    #: u64 per tensor of the manifest, over the elements that this worker holds, read back from its own
+    #: weights.
+    checksums: bytes
+    #: From `synced` until the sums were there.
+    seconds: NonNegative
 
 
 class Failed(msgspec.Struct, kw_only=True, rename="camel", tag="failed", tag_field="type"):
@@ -409,7 +420,7 @@ class Sources(msgspec.Struct, kw_only=True, rename="camel", tag="sources", tag_f
     segment_bytes: Count
     segments: bytes
     compare: bool
-    #: Whether `synced` must carry checksums.
+    #: Whether `summed` must follow `synced`.
     checksums: bool
     last: bool
 
@@ -460,6 +471,7 @@ FromClient = (
     | Generated
     | Planned
     | Synced
+    | Summed
     | Failed
     | Goodbye
     | Pong

@@ -8,6 +8,7 @@ connection to the controller, descriptors included.
 from __future__ import annotations
 
 import os
+import threading
 import time
 from collections import deque
 from collections.abc import Sequence
@@ -21,7 +22,7 @@ from baton import faults, native
 from baton.connection import Connection, unexpected
 from baton.errors import BatonError
 from baton.protocol import arrays
-from baton.protocol.messages import FromController, Planned, PlannedSource, RankManifest, Sources, Synced
+from baton.protocol.messages import FromController, Planned, PlannedSource, RankManifest, Sources, Summed, Synced
 from baton.weights import plan as planning
 from baton.weights.manifest import RankPieces, TensorSpec, sources_for
 from baton.weights.recorder import Loads, Recording, record
@@ -62,6 +63,8 @@ class _State:
     recording: Recording | None = None
     plan: planning.Plan | None = None
     copies: native.CopyPlan | None = None
+    #: Sums up the weights of the last sync, while its engine goes on.
+    summing: threading.Thread | None = None
     #: A fault on purpose keeps the first weights here.
     first: list[torch.Tensor] | None = None
 
@@ -155,8 +158,10 @@ class Receiver:
         )
 
     def baton_sync(self, seq: int) -> int:
-        """Pulls the weights from the ranks' mapped memory and answers `synced`, all mappings closed. Returns the
-        epoch that the weights have now."""
+        """Pulls the weights from the ranks' mapped memory and answers `synced`, all mappings closed; then `summed`,
+        if sums were asked for, from a thread of its own: the GPU adds up while the cache is mapped. Returns the epoch
+        that the weights have now."""
+        self.baton_settle()
         host, plan = self.baton_host(), self._baton.plan
         if plan is None:
             raise BatonError(
@@ -169,7 +174,7 @@ class Receiver:
         sources, last = self._baton_sources(seq)
         report, compared = Report(), None
         skip = self._baton_fault("worker.sync.skip-copies")
-        sums = np.zeros(0, dtype=np.uint64)
+        sums: native.U64s | None = None
         with _Closing(sources), Mapped(plan, host.ordinal, sources, report) as mapped:
             _close(sources)
             assembler = Assembler(plan.pieces, mapped.bases, host.ordinal, host.torch_device)
@@ -183,10 +188,10 @@ class Receiver:
                 flip_one_bit(next(iter(dict(host.model.named_parameters()).values())))
             if plan.fallback is None and last.compare:
                 # Of what was copied, before the comparison loads the weights anew.
-                sums = self._baton_sums(plan, last)
+                sums = self._baton_sums(plan) if last.checksums else None
                 compared = differing_parameters(host.model, assembler.tensors(Report()), host.ordinal)
-        if plan.fallback is None and not last.compare:
-            sums = self._baton_sums(plan, last)
+        if plan.fallback is not None or last.compare:
+            self.baton_scratch_gone()
         epoch = last.epoch - 1 if self._baton_fault("worker.sync.stale-epoch") else last.epoch
         self._baton_connection().send(
             Synced(
@@ -198,11 +203,42 @@ class Receiver:
                 copy_seconds=report.copy_seconds,
                 unmap_seconds=report.unmap_seconds,
                 simulated_seconds=report.simulated_seconds,
-                checksums=arrays.binary_u64(sums) if last.checksums else b"",
                 compared=compared,
             )
         )
+        if last.checksums:
+            self._baton_sum(plan, seq, sums)
         return epoch
+
+    def baton_settle(self) -> None:
+        """Waits until nothing reads the weights any more, before they change or go."""
+        summing, self._baton.summing = self._baton.summing, None
+        if summing is not None:
+            summing.join()
+
+    def baton_scratch_gone(self) -> None:
+        """Whole tensors that a sync made for a while are not needed any more. For workers that keep such memory."""
+
+    def _baton_sum(self, plan: planning.Plan, seq: int, known: native.U64s | None) -> None:
+        """Answers `summed`; the weights are summed up now, in the background, where that is not `known`."""
+        connection, began = self._baton_connection(), time.monotonic()
+
+        def sum_up() -> None:
+            try:
+                late = faults.hit("worker.sums.late")
+                if late is not None:
+                    time.sleep(float(late.argument))
+                sums = self._baton_sums(plan) if known is None else known
+                seconds = time.monotonic() - began
+                connection.send(Summed(seq=seq, checksums=arrays.binary_u64(sums), seconds=seconds))
+            except BaseException as error:
+                connection.fail(error, "Summing up the weights of a sync")
+
+        if known is not None:
+            sum_up()
+            return
+        self._baton.summing = threading.Thread(target=sum_up, name="baton-sums", daemon=True)
+        self._baton.summing.start()
 
     def _baton_record(self, tensors: tuple[TensorSpec, ...]) -> Recording:
         host = self.baton_host()
@@ -212,10 +248,8 @@ class Receiver:
         self._baton.recording = recording
         return recording
 
-    def _baton_sums(self, plan: planning.Plan, last: Sources) -> native.U64s:
-        """By tensor, of what this worker holds; none when they were not asked for."""
-        if not last.checksums:
-            return np.zeros(0, dtype=np.uint64)
+    def _baton_sums(self, plan: planning.Plan) -> native.U64s:
+        """By tensor, of what this worker holds."""
         return native.checksum(self.baton_host().ordinal, plan.items, len(plan.pieces.tensors))
 
     def _baton_copy(self, plan: planning.Plan, mapped: Mapped, report: Report) -> None:

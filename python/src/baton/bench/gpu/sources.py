@@ -6,6 +6,7 @@ import json
 import os
 import select
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -22,11 +23,19 @@ T = TypeVar("T")
 class SyncTimes:
     """One sync as the caller sees it, and as each worker says; seconds and bytes."""
 
-    seconds: float
-    #: Of these, until the ranks have exported and summed: a run does that while its engines wake.
+    #: Until the ranks have exported and summed: a run does that while its engines wake.
     export_seconds: float
+    #: From then until the engines have the weights.
+    take_seconds: float
+    #: From then, for what was done meanwhile and until the engines' sums were there.
+    meanwhile_seconds: float
     answers: list[m.Synced]
     descriptors: int
+
+    @property
+    def seconds(self) -> float:
+        """Of everything."""
+        return self.export_seconds + self.take_seconds + self.meanwhile_seconds
 
     def most(self, what: str) -> float:
         """Of the workers' answers."""
@@ -64,8 +73,11 @@ class Sources:
             for gpu, plan in enumerate(self.plans)
         )
 
-    def sync(self, *, checksums: bool, compare: bool = False) -> SyncTimes:
-        """Ranks export, the workers take the weights; the engines' weights must be awake."""
+    def sync(
+        self, *, checksums: bool, compare: bool = False, meanwhile: Callable[[], None] = lambda: None
+    ) -> SyncTimes:
+        """Ranks export, the workers take the weights; the engines' weights must be awake. `meanwhile`: what a run does
+        while the engines sum up what they have."""
         desk = self.desk
         began = time.perf_counter()
         desk.epoch += 1
@@ -90,7 +102,7 @@ class Sources:
                 if answer.last:
                     sums[rank] = answer.checksums
                     break
-        export_seconds = time.perf_counter() - began
+        has_exported = time.perf_counter()
         seq = desk.next_seq()
         for worker, plan in zip(desk.workers, self.plans, strict=True):
             self._give(worker, plan, exported, seq, checksums, compare)
@@ -99,10 +111,13 @@ class Sources:
         for engine in desk.engines:
             engine.frames.send(m.Sync(seq=seq, epoch=desk.epoch, compare=compare))
         answers = _answers(desk, m.Synced)
-        seconds = time.perf_counter() - began
+        has_synced = time.perf_counter()
+        meanwhile()
+        held = _answers(desk, m.Summed) if checksums else []
+        ended = time.perf_counter()
         if checksums:
-            self._check(sums, answers)
-        return SyncTimes(seconds, export_seconds, answers, len(exported))
+            self._check(sums, held)
+        return SyncTimes(has_exported - began, has_synced - has_exported, ended - has_synced, answers, len(exported))
 
     def _give(
         self,
@@ -132,7 +147,7 @@ class Sources:
             )
             worker.frames.send(frame, [exported[rank, int(segment)] for segment in segments])
 
-    def _check(self, sums: dict[int, Any], answers: list[m.Synced]) -> None:
+    def _check(self, sums: dict[int, Any], answers: list[m.Summed]) -> None:
         """Each engine holds every tensor a whole number of times; random weights make equal sums no accident."""
         import numpy as np
 
@@ -169,8 +184,10 @@ def _answers(desk: Desk, kind: type[T]) -> list[T]:
     ends = time.monotonic() + ANSWER_SECONDS
     found: dict[int, T] = {}
     while len(found) < len(desk.workers):
-        waiting = [worker.frames for worker in desk.workers]
-        ready = select.select([*waiting, *(engine.frames for engine in desk.engines)], [], [], 1.0)[0]
+        waiting = [worker.frames for gpu, worker in enumerate(desk.workers) if gpu not in found]
+        ready = [frames for frames in waiting if frames.buffered]
+        asked = [*waiting, *(engine.frames for engine in desk.engines)]
+        ready += select.select(asked, [], [], 0.0 if ready else 1.0)[0]
         for gpu, worker in enumerate(desk.workers):
             if worker.frames in ready:
                 found[gpu] = worker.expect(kind)[0]

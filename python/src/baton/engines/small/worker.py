@@ -92,6 +92,7 @@ class Worker(Receiver):
 
     def sleep(self, level: int) -> int | None:
         """Returns the bytes still held (None: unknown). Level 1 keeps a copy of the weights in host memory."""
+        self.baton_settle()
         if level == 1 and self.weights.awake:
             self._saved = [parameter.detach().clone() for parameter in self.model.parameters()]
         for region in (self.kv_cache, self.weights):

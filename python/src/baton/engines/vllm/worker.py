@@ -120,12 +120,10 @@ class WorkerExtension(Receiver):
         super().baton_plan(seq)
         torch.cuda.empty_cache()
 
-    def baton_sync(self, seq: int) -> int:
-        epoch = super().baton_sync(seq)
-        # Scratch of a comparison or of a fallback, the largest tensor's; the ranks may want the room.
+    def baton_scratch_gone(self) -> None:
+        """The largest tensor's; the ranks may want the room."""
         torch.cuda.synchronize()
         torch.cuda.empty_cache()
-        return epoch
 
     def baton_sleep(self, level: int) -> int | None:
         """Level 2. None: NVML's figure for a process is stale while memory is unmapped, so what is left on the GPU is
@@ -139,6 +137,7 @@ class WorkerExtension(Receiver):
                 action="Please report this.",
             )
         worker: Any = self
+        self.baton_settle()
         torch.cuda.synchronize()
         _POOLS.discard("kv_cache", memory.tensors_in(worker.model_runner.kv_caches))
         _POOLS.discard("weights", self._baton_model().parameters())
