@@ -144,7 +144,7 @@ describe("an engine that lost a worker", () => {
       ...{ expected: "", action: "", found: "RuntimeError: Executor failed." },
     },
   };
-  const after = async (...exits: (ProcessExit | null)[]) =>
+  const ended = async (...exits: (ProcessExit | null)[]) =>
     explain(lost, {
       ...beside(false, null),
       members: exits.map((exit, index) => ({
@@ -158,7 +158,7 @@ describe("an engine that lost a worker", () => {
       { code: 0, signal: null },
       { code: null, signal: "SIGTERM" },
     ]) {
-      expect(await after(told, KILLED)).toMatchObject({
+      expect(await ended(told, KILLED)).toMatchObject({
         code: "WORKER_DIED",
         message: "worker 1 of engine 0 died in phase sleep",
         found: expect.stringMatching(
@@ -169,7 +169,7 @@ describe("an engine that lost a worker", () => {
   });
 
   it("says so itself when all of its workers are there", async () => {
-    expect(await after(null, null)).toBe(lost.failure);
+    expect(await ended(null, null)).toBe(lost.failure);
   });
 });
 
