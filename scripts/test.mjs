@@ -7,6 +7,7 @@
  */
 import { spawnSync } from "node:child_process";
 import { existsSync, mkdirSync, readFileSync, rmSync } from "node:fs";
+import { availableParallelism } from "node:os";
 import { join } from "node:path";
 import { parseArgs } from "node:util";
 import { runNativeTests } from "./lib/native_tests.mjs";
@@ -22,6 +23,8 @@ const { values, positionals } = parseArgs({
 });
 // Tests have deadlines of their own: this one ends a runner that hangs, on a slow machine too.
 const SUITE_LIMIT_MS = (values.all ? 6 : 1) * 3_600_000;
+/** Each takes 1 GB, and some of its tests start several processes. */
+const PYTEST_WORKERS = 2;
 if (values.all) process.env.BATON_ALL_TESTS = "1";
 const reports = join(root, "build", "reports");
 mkdirSync(reports, { recursive: true });
@@ -79,7 +82,10 @@ function vitest() {
 function pytest() {
   const report = join(reports, "pytest.xml");
   rmSync(report, { force: true });
-  const exit = runner(developmentPython(), ["-m", "pytest", `--junitxml=${report}`, ...positionals], {
+  const workers = Math.min(PYTEST_WORKERS, availableParallelism());
+  // A file's tests stay together: many share the run of a job that its fixture starts.
+  const parallel = ["-n", String(workers), "--dist", "loadfile"];
+  const exit = runner(developmentPython(), ["-m", "pytest", `--junitxml=${report}`, ...parallel, ...positionals], {
     cwd: join(root, "python"),
   });
   const text = existsSync(report) ? readFileSync(report, "utf8") : "";

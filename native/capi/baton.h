@@ -99,9 +99,9 @@ BATON_API baton_status baton_pool_trim(baton_pool* pool, uint64_t* released);
 // Replaces all earlier declarations of `kind`. Where kinds overlap, the first in the order above wins. Freeing a block
 // ends what was declared about it.
 BATON_API baton_status baton_pool_declare(baton_pool* pool, int32_t kind, const baton_range* ranges, uint64_t count);
-// How often frozen ranges are verified by checksum: at every resume while the count of resumes is <= first_n (2 when
-// this is not called), and at the pause before it, where a change would be lost; always when first_n is UINT64_MAX.
-// Error FROZEN_CHANGED.
+// How often frozen ranges are verified by checksum as they come back: at every resume while the count of resumes is <=
+// first_n (2 when this is not called); always when first_n is UINT64_MAX. A pause always verifies those that it
+// releases, since what was written on them would be lost. Error FROZEN_CHANGED.
 BATON_API baton_status baton_pool_verify_frozen(baton_pool* pool, uint64_t first_n);
 
 // The host memory that a paused pool lives in: `bytes` of a memfd at `offset`, mapped, brought in and registered once.

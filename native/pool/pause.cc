@@ -22,7 +22,7 @@ Result<PauseReport> Pool::pause(const PauseRequest& request) {
   BATON_TRY(reserve_arena(releases));
   // The streams of the process have work under way that still writes what is saved here.
   BATON_TRY(gpu_.driver().cuCtxSynchronize());
-  if (verification_due()) BATON_TRY(check_clean_copies(releases));
+  BATON_TRY(check_clean_copies(releases));
   std::vector<std::optional<Event>> arrivals;
   if (Status started = start_saving(releases, arrivals, report); !started) {
     // Copies that are under way write to places in the arena that are free again after this.

@@ -64,6 +64,16 @@ TEST_F(Frozen, AChangeOfOneBitIsFoundAndNothingIsLost) {
   BATON_EXPECT_OK(pool->resume({}, true));
 }
 
+TEST_F(Frozen, AChangeIsFoundAtAnyPause) {
+  pool->verify_frozen(0);
+  for (int cycle = 0; cycle < 3; ++cycle) {
+    BATON_EXPECT_OK(pool->pause({}));
+    BATON_EXPECT_OK(pool->resume({}, true));
+  }
+  write_bytes(frozen, {static_cast<uint8_t>(read_bytes(frozen, 1)[0] ^ 1)});
+  EXPECT_EQ(code_of(pool->pause({})), "FROZEN_CHANGED");
+}
+
 TEST_F(Frozen, ADamagedArenaIsFoundAtResume) {
   auto own = make_pool(0);
   const MemoryFile file(16 * kMiB);
@@ -84,7 +94,7 @@ TEST_F(Frozen, ADamagedArenaIsFoundAtResume) {
   EXPECT_TRUE(holds(block, kFrozenBytes, 1));
 }
 
-TEST_F(Frozen, IsVerifiedAtTheFirstResumesOnly) {
+TEST_F(Frozen, WhatComesBackIsVerifiedAtTheFirstResumesOnly) {
   pool->verify_frozen(2);
   for (int cycle = 0; cycle < 4; ++cycle) {
     BATON_EXPECT_OK(pool->pause({}));

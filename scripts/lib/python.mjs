@@ -8,7 +8,7 @@ const python = join(venv, "bin", "python");
 const requirements = join(root, "scripts", "requirements-dev.txt");
 
 /** Import names of what requirements-dev.txt installs. */
-const DEV_MODULES = ["pytest", "hypothesis", "ruff", "clang_format", "trl", "datasets"];
+const DEV_MODULES = ["pytest", "xdist", "hypothesis", "ruff", "clang_format", "trl", "datasets"];
 
 /** Import names that an interpreter does not find; null when it does not run. */
 const lacks = (modules, interpreter = python) =>

@@ -20,6 +20,8 @@ export interface BenchRow {
   readonly goal: number | null;
   /** Whether it was reached. null: there is no goal, or the ratio is not known. */
   readonly met: boolean | null;
+  /** What is known of the reason, where the goal is missed. */
+  readonly why: string | null;
   /** The figure comes from stand-in GPUs. */
   readonly simulated: boolean;
   /** What ours, peer and limit are, for the reader. */
@@ -30,16 +32,20 @@ export type Direction = "lower" | "higher";
 
 /** Computes the ratios, and whether the goal was met. */
 export function benchRow(
-  row: Omit<BenchRow, "ratioToPeer" | "ratioToLimit" | "met"> & { readonly better: Direction },
+  row: Omit<BenchRow, "ratioToPeer" | "ratioToLimit" | "met" | "why"> & {
+    readonly better: Direction;
+    /** Why the goal may be missed. */
+    readonly why?: string;
+  },
 ): BenchRow {
-  const { better, ...rest } = row;
+  const { better, why = null, ...rest } = row;
   const ratio = (other: number | null): number | null => {
     if (other === null || other <= 0 || row.ours <= 0) return null;
     return better === "lower" ? other / row.ours : row.ours / other;
   };
   const ratioToLimit = ratio(row.limit);
   const met = row.goal === null || ratioToLimit === null ? null : ratioToLimit >= row.goal;
-  return { ...rest, ratioToPeer: ratio(row.peer), ratioToLimit, met };
+  return { ...rest, ratioToPeer: ratio(row.peer), ratioToLimit, met, why: met === false ? why : null };
 }
 
 /** Value at a share of the sorted values (nearest rank). */
@@ -77,5 +83,10 @@ export function formatRows(rows: readonly BenchRow[]): string {
       .trimEnd(),
   );
   const notes = [...new Set(rows.map((row) => `${row.subject}: ${row.note}`))];
-  return `${lines.join("\n")}\n\n${notes.join("\n")}\n`;
+  const misses = rows.flatMap(({ subject, metric, ratioToLimit, goal, met, why }) => {
+    if (met !== false) return [];
+    const reason = why === null ? "" : ` Why: ${why}.`;
+    return [`Missed: ${subject}, ${metric}: ${number(ratioToLimit)} of the limit, not ${number(goal)}.${reason}`];
+  });
+  return `${lines.join("\n")}\n\n${[...misses, ...notes].join("\n")}\n`;
 }

@@ -40,6 +40,7 @@ export async function benchSampler(
       better: "lower",
       goal: 1,
       simulated,
+      why: "the time is the driver's: the peer makes the same calls",
       note: `memory totals of ${deviceCount} GPUs, process lists at 2 Hz; limit: the goal; peer: the same calls by nvidia-ml-py`,
     }),
   ];

@@ -44,7 +44,7 @@ const BY_LAUNCHER: readonly string[] = [
 /** The failure that the user reads; null when the run ended in order. */
 export async function explain(end: EndCommand, surroundings: Surroundings): Promise<Failure | null> {
   if (end.failure === null) return null;
-  const failure = await causeOfLostPeer(end.failure, surroundings.members, surroundings.phase);
+  const failure = await causeOfLostPeer(end.failure, end.from, surroundings.members, surroundings.phase);
   if (surroundings.pausedMs > surroundings.stoppedDeadlineMs && (await guardsSawAStop(surroundings.children))) {
     return controllerStopped(surroundings);
   }

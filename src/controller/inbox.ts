@@ -77,6 +77,7 @@ export class Inbox {
         };
       case "synced":
         this.#recorder.workerEnds(client);
+        if (this.#weights.owesSums(engine, worker)) this.#recorder.workerBegins(client, "summing");
         return {
           type: "synced",
           engine,
@@ -87,6 +88,7 @@ export class Inbox {
         };
       case "summed":
         this.#weights.summed(engine, worker, message);
+        this.#recorder.workerEnds(client);
         return { type: "summed", engine, worker, seq: message.seq };
       default:
         throw unexpected(connection, message.type);

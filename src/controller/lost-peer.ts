@@ -16,14 +16,15 @@ export interface MemberEnd {
   readonly ended: () => boolean;
   /** How its process ended; null: not known yet. */
   readonly exit: () => ProcessExit | null;
-  /** It has said itself why it gives up. */
-  readonly failed: () => boolean;
+  /** It has said why it ends: it gives up, or it is finished. */
+  readonly spoke: () => boolean;
 }
 
-const LOST: ReadonlySet<string> = new Set(["PEER_LOST", "ENGINE_WORKER_DIED"]);
+/** What these say of a connection, and whose end may be behind it. */
+const LOST: Readonly<Record<string, Client["role"]>> = { PEER_LOST: "rank", ENGINE_WORKER_DIED: "worker" };
 /**
- * Until one is seen to end; until the kernel tells how, for which it may take a second where there is memory on a GPU;
- * and until what it said before its end has been read.
+ * Until one is seen to end; until the kernel has told how the first of them ended, for which it may take a second where
+ * there is memory on a GPU; and until what it said before its end has been read.
  */
 const CAUSE_MS = { poll: 5, ending: 500, exit: 1_000, words: 20 };
 const UNKNOWN: ProcessExit = { code: null, signal: null };
@@ -31,18 +32,28 @@ const UNKNOWN: ProcessExit = { code: null, signal: null };
 /**
  * The death that a lost connection is the consequence of. The failure as it is when it is another one, or when nobody of
  * this node is found dead in time: its peer was on another node, or the network broke.
+ *
+ * @param from who reported the failure: an engine has lost one of its own workers
  */
 export async function causeOfLostPeer(
   failure: Failure,
+  from: Client | null,
   members: readonly MemberEnd[],
   phase: NodePhase,
 ): Promise<Failure> {
-  if (!LOST.has(failure.code)) return failure;
-  if ((await within(CAUSE_MS.ending, () => silentlyEnding(members)[0])) === undefined) return failure;
-  await within(CAUSE_MS.exit, () => silentlyEnding(members).find((one) => one.exit() !== null));
+  const role = LOST[failure.code];
+  if (role === undefined) return failure;
+  const suspects = members.filter(({ client }) => {
+    if (client.role !== role) return false;
+    return client.role !== "worker" || from?.role !== "engine" || client.engine === from.index;
+  });
+  if ((await within(CAUSE_MS.ending, () => silentlyEnding(suspects)[0])) === undefined) return failure;
+  await within(CAUSE_MS.exit, () => {
+    const exits = silentlyEnding(suspects).map((one) => one.exit());
+    return exits.some((exit) => aftermath(exit, role) === 0) || !exits.includes(null) ? true : undefined;
+  });
   await sleep(CAUSE_MS.words);
-  const ended = silentlyEnding(members);
-  const dead = ended.find((one) => wasKilled(one.exit())) ?? ended.find((one) => one.exit() !== null) ?? ended[0];
+  const [dead] = silentlyEnding(suspects).sort((a, b) => aftermath(a.exit(), role) - aftermath(b.exit(), role));
   if (dead === undefined) return failure;
   const cause = died(dead.client, dead.exit() ?? UNKNOWN, phase);
   return { ...cause, found: `${cause.found}; then ${failure.message} (${failure.found})` };
@@ -50,12 +61,19 @@ export async function causeOfLostPeer(
 
 /** Those that end without a word. Whoever gives up because of them ends too, but says so or is told to end. */
 function silentlyEnding(members: readonly MemberEnd[]): MemberEnd[] {
-  return members.filter((one) => one.ended() && !one.failed());
+  return members.filter((one) => one.ended() && !one.spoke());
 }
 
-/** An engine that lost a worker ends the others itself, by SIGTERM or in order. */
-function wasKilled(exit: ProcessExit | null): boolean {
-  return exit !== null && exit.signal !== null && exit.signal !== "SIGTERM";
+/**
+ * How likely an end is what came of another one; 0: it came of none. An engine that lost a worker ends the others, by
+ * SIGTERM or in order; NCCL's watchdog aborts a process whose peer is gone.
+ */
+function aftermath(exit: ProcessExit | null, role: Client["role"]): number {
+  if (exit === null) return 1;
+  if (exit.signal === "SIGABRT") return 3;
+  if (exit.signal === "SIGTERM" && role === "worker") return 4;
+  if (exit.signal !== null) return 0;
+  return exit.code === 0 ? 5 : 2;
 }
 
 async function within<T>(ms: number, look: () => T | undefined): Promise<T | undefined> {

@@ -13,7 +13,8 @@ export function phaseDeadlineMs(deadlines: Deadlines, phase: NodePhase): number 
     wake: deadlines.roomMs + deadlines.wakeMs,
     plan: deadlines.planMs,
     sync: deadlines.syncMs,
-    cache: deadlines.releaseMs + deadlines.roomMs + deadlines.wakeMs,
+    // Sums are made beside all that; what comes of them is compared afterwards.
+    cache: Math.max(deadlines.releaseMs + deadlines.roomMs + deadlines.wakeMs, deadlines.syncMs) + deadlines.syncMs,
     generate: deadlines.generateIdleMs,
     sleep: deadlines.sleepMs,
     resume: deadlines.roomMs + deadlines.resumeMs,
@@ -25,9 +26,9 @@ export function phaseDeadlineMs(deadlines: Deadlines, phase: NodePhase): number 
 
 /** How long a process may be stopped in a phase, in ms: as long as the longest of the phase's waits. */
 export function stopDeadlineMs(deadlines: Deadlines, phase: NodePhase): number {
-  const { releaseMs, roomMs, wakeMs, resumeMs } = deadlines;
+  const { releaseMs, roomMs, wakeMs, syncMs, resumeMs } = deadlines;
   if (phase === "wake") return Math.max(roomMs, wakeMs);
-  if (phase === "cache") return Math.max(releaseMs, roomMs, wakeMs);
+  if (phase === "cache") return Math.max(releaseMs, roomMs, wakeMs, syncMs);
   if (phase === "resume") return Math.max(roomMs, resumeMs);
   return phaseDeadlineMs(deadlines, phase);
 }

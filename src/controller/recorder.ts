@@ -277,6 +277,7 @@ function figuresOf(message: FromClient): Figures | null {
     case "resumed":
     case "returned":
     case "synced":
+    case "summed":
     case "planned":
     case "awake":
     case "asleep":

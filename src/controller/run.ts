@@ -309,7 +309,7 @@ function membersOf(connections: readonly Connection[]): MemberEnd[] {
       client: one.client,
       ended: () => processInfo(one.pid)?.ending ?? true,
       exit: () => one.exit,
-      failed: () => connections.some(({ pid, failed }) => pid === one.pid && failed),
+      spoke: () => connections.some(({ pid, spoke }) => pid === one.pid && spoke),
     }));
 }
 

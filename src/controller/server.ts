@@ -41,8 +41,8 @@ export class Connection {
   readonly #channel: Channel;
   /** It has its welcome; before that nothing else may be sent to it. */
   welcomed = false;
-  /** It has said why it gives up. */
-  failed = false;
+  /** It has said why it ends: it gives up, or it is finished. */
+  spoke = false;
   /** How its process ended; null: it lives, or the kernel has not said so yet. */
   exit: ProcessExit | null = null;
 
@@ -199,7 +199,7 @@ export class Server {
       );
       return;
     }
-    if (message.type === "failed") connection.failed = true;
+    if (message.type === "failed" || message.type === "goodbye") connection.spoke = true;
     if (message.type !== "exported") closeAll(payload, descriptors.splice(0));
     this.#handlers.message(connection, message, descriptors);
   }

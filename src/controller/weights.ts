@@ -36,6 +36,10 @@ export class WeightTraffic {
   readonly manifests = new Map<number, Manifest>();
   readonly #plans = new Map<string, WorkerPlan>();
   readonly #summed = new Map<string, Message<"summed">>();
+  /** Workers that owe the sums of what they take. */
+  readonly #owing = new Set<string>();
+  /** What the sums of this sync are of: a rank that is quick may have other tensors before they are compared. */
+  #compared: Manifest | undefined;
   /** By local rank, then by segment. */
   readonly #exported = new Map<number, Map<bigint, Exported>>();
   /** u64 per tensor, by local rank: as the elements are, and as they are rounded. */
@@ -69,7 +73,13 @@ export class WeightTraffic {
   }
 
   summed(engine: number, worker: number, summed: Message<"summed">): void {
+    this.#owing.delete(key(engine, worker));
     this.#summed.set(key(engine, worker), summed);
+  }
+
+  /** Whether a worker still has to say the sums of the weights that it was sent for. */
+  owesSums(engine: number, worker: number): boolean {
+    return this.#owing.has(key(engine, worker));
   }
 
   /** Sends the manifests of all ranks to a worker. */
@@ -118,6 +128,7 @@ export class WeightTraffic {
         if (!known.has(segment)) throw incomplete(rank, `segment ${segment}`, "not exported");
       }
     }
+    if (rank === 0) this.#compared = this.manifests.get(rank);
     if (message.checksums.byteLength > 0) {
       this.#rankSums.set(rank, {
         plain: u64s(message.checksums, "exported.checksums"),
@@ -133,7 +144,9 @@ export class WeightTraffic {
     plan: WorkerPlan,
     command: { readonly seq: number; readonly epoch: number; readonly compare: boolean; readonly checksums: boolean },
   ): void {
-    this.#summed.delete(key(plan.engine, plan.worker));
+    const worker = key(plan.engine, plan.worker);
+    this.#summed.delete(worker);
+    if (command.checksums) this.#owing.add(worker);
     const frames: { rank: number; segments: BigUint64Array }[] = [];
     for (const [rank, segments] of plan.segments) {
       for (let start = 0; start < segments.length; start += DESCRIPTORS_PER_FRAME) {
@@ -178,8 +191,8 @@ export class WeightTraffic {
   async verify(
     engine: number,
   ): Promise<{ readonly passed: number; readonly failed: number; readonly failure: Failure | null }> {
-    const first = this.manifests.get(0);
-    if (first === undefined) throw new RangeError("no manifest");
+    const first = this.#compared;
+    if (first === undefined) throw new RangeError("nothing was exported");
     const workers = this.#workersOf(engine);
     const rounded = new Set(workers.flatMap(({ plan }) => [...u32s(plan.planned.rounded, "planned.rounded")]));
     const check: WeightCheck = {

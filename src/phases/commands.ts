@@ -96,4 +96,6 @@ export type Command =
       readonly exitCode: number;
       readonly failure: Failure | null;
       readonly gpus: readonly number[];
+      /** The client that reported the failure; null: none did. */
+      readonly from: Client | null;
     };

@@ -40,7 +40,7 @@ export interface Deadlines {
   readonly roomMs: number;
   readonly wakeMs: number;
   readonly planMs: number;
-  /** Export of the segments, and then the sync itself. */
+  /** Export of the segments, the sync itself, the sums of what was taken, comparing those: each. */
   readonly syncMs: number;
   /** While generating: since the last token that an engine reported. */
   readonly generateIdleMs: number;

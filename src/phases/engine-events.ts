@@ -15,7 +15,8 @@ export function onAwake(step: Step, event: EventOf<"awake">): void {
   step.expect(clientOf(engine), "awake", engine.stage, ["wakingWeights", "wakingCache"], seq);
   const tag = engine.stage === "wakingWeights" ? "weights" : "kv_cache";
   step.expect(clientOf(engine), "awake", event.tags.join(", "), [tag]);
-  engine.stage = engine.stage === "wakingWeights" ? "weightsAwake" : engine.verifying === null ? "open" : "verifying";
+  const whenCacheIsAwake = engine.proof === null ? "open" : "verifying";
+  engine.stage = engine.stage === "wakingWeights" ? "weightsAwake" : whenCacheIsAwake;
 }
 
 export function onPlanned(step: Step, event: EventOf<"planned">): void {
@@ -62,8 +63,8 @@ export function onSummed(step: Step, event: EventOf<"summed">): void {
   const worker = step.worker(engine.index, event.worker, "summed");
   const client = { role: "worker", engine: engine.index, index: worker.index } as const;
   const seq = { expected: engine.sumsSeq, found: event.seq };
-  const mayCome = engine.verifying === "sums" && worker.answered && !worker.summed;
-  step.expect(client, "summed", mayCome ? "synced" : engine.stage, ["synced"], seq);
+  const asked = worker.summed ? "summed" : (engine.proof ?? "not asked");
+  step.expect(client, "summed", worker.answered ? asked : engine.stage, ["sums"], seq);
   worker.summed = true;
 }
 
@@ -85,8 +86,8 @@ function checkComparison(step: Step, name: string, compared: readonly string[] |
 
 export function onVerified(step: Step, event: EventOf<"verified">): void {
   const engine = step.engine(event.engine, "verified");
-  step.expect(clientOf(engine), "verified", engine.verifying ?? "not asked", ["verdict"]);
-  engine.verifying = null;
+  step.expect(clientOf(engine), "verified", engine.proof ?? "not asked", ["verdict"]);
+  engine.proof = null;
   if (event.failure) step.fail(event.failure);
   if (engine.stage === "verifying") engine.stage = "open";
 }

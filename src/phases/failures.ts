@@ -136,7 +136,8 @@ export function connectionLost(client: Client): Failure {
 }
 
 export function deadlinePassed(wait: Wait): Failure {
-  const who = clientList(wait.clients, wait.key === "start" ? "any rank of the command" : "the command");
+  const nobody = wait.key.startsWith("verify: ") ? "the controller" : "the command";
+  const who = clientList(wait.clients, wait.key === "start" ? "any rank of the command" : nobody);
   const doing = `Look at what ${who} ${wait.clients.length > 1 ? "are" : "is"} doing`;
   return {
     code: "DEADLINE",

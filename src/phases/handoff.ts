@@ -145,7 +145,7 @@ function advanceSync(step: Step, engine: EngineState): void {
     engine.seq = step.seq();
     engine.stage = "syncing";
     engine.compare = state.config.checks.compareFirst && engine.syncs === 0;
-    engine.verifying = state.checksums ? "sums" : null;
+    engine.proof = state.checksums ? "sums" : null;
     engine.sumsSeq = engine.seq;
     for (const worker of engine.workers) {
       worker.answered = false;
@@ -166,9 +166,9 @@ function advanceSync(step: Step, engine: EngineState): void {
     );
   }
   // The sums of all ranks are needed: of their own pieces, or to see that replicas are equal.
-  const summed = engine.verifying === "sums" && engine.workers.every((worker) => worker.summed);
+  const summed = engine.proof === "sums" && engine.workers.every((worker) => worker.summed);
   if (summed && state.ranks.every((rank) => rank.exported)) {
-    engine.verifying = "verdict";
+    engine.proof = "verdict";
     step.command({ type: "verifyWeights", engine: engine.index, epoch: state.epoch });
   }
 }
@@ -192,7 +192,8 @@ const hasWeights = (engine: EngineState): boolean =>
 
 function noteEpoch(step: Step): void {
   const { state } = step;
-  if (state.weightEpoch === state.epoch || !state.engines.every(hasWeights)) return;
+  if (state.weightEpoch === state.epoch) return;
+  if (!state.engines.every((engine) => hasWeights(engine) && engine.proof === null)) return;
   state.weightEpoch = state.epoch;
   step.command({ type: "epochMoved", epoch: state.epoch });
 }

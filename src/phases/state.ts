@@ -136,8 +136,8 @@ export interface EngineState {
   seq: number;
   /** This sync is compared with the engine's own load_weights. */
   compare: boolean;
-  /** What its weights of this handoff still wait for before they may be used; null: nothing. */
-  verifying: "sums" | "verdict" | null;
+  /** What is still missing of the proof that its weights of this handoff are the trainer's; null: nothing. */
+  proof: "sums" | "verdict" | null;
   /** Number of the sync that the sums are of. */
   sumsSeq: number;
   /** Has slept in this handoff, or had nothing to do in it yet. */
@@ -237,7 +237,7 @@ function newEngine(index: number, tensorParallel: number): EngineState {
     epoch: null,
     seq: 0,
     compare: false,
-    verifying: null,
+    proof: null,
     sumsSeq: 0,
     done: true,
     request: 0,
@@ -344,7 +344,7 @@ function copyEngine(engine: EngineState): EngineState {
     epoch: engine.epoch,
     seq: engine.seq,
     compare: engine.compare,
-    verifying: engine.verifying,
+    proof: engine.proof,
     sumsSeq: engine.sumsSeq,
     done: engine.done,
     request: engine.request,

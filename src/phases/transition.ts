@@ -121,7 +121,7 @@ function finishIfDone(step: Step): void {
   const { launcher, ranks } = step.state;
   if (launcher?.code !== 0 || ranks.length === 0 || ranks.some((rank) => rank.phase !== "finished")) return;
   step.state.ended = "finished";
-  step.command({ type: "end", reason: "finished", exitCode: 0, failure: null, gpus: [] });
+  step.command({ type: "end", reason: "finished", exitCode: 0, failure: null, gpus: [], from: null });
 }
 
 function onDeadlinePassed(step: Step, key: string): void {
@@ -143,12 +143,13 @@ function end(state: State, event: Event, trouble: Trouble): Transition {
   const reason = event.type === "interrupted" ? "interrupted" : "failed";
   const launcherCode = trouble.failure.code === "LAUNCHER_FAILED" ? (state.launcher?.code ?? 1) : 1;
   const exitCode = event.type === "interrupted" ? interruptedCode(event.signal) : launcherCode;
+  const from = event.type === "failed" ? event.client : null;
   const ended: State = { ...state, phase: "end", ended: reason, deadlines: [] };
   return {
     state: ended,
     commands: [
       ...phaseChanges(state, ended),
-      { type: "end", reason, exitCode, failure: trouble.failure, gpus: trouble.gpus },
+      { type: "end", reason, exitCode, failure: trouble.failure, gpus: trouble.gpus, from },
     ],
   };
 }

@@ -17,7 +17,7 @@ export interface Wait {
   readonly ms: number;
   /** The setting of the recipe that `ms` comes from; null when it is not one. */
   readonly setting: keyof Deadlines | null;
-  /** Who has not done it; empty when it is nobody that Baton knows yet, or NVML. */
+  /** Who has not done it; empty when it is nobody that Baton knows yet, NVML, or the controller. */
   readonly clients: readonly Client[];
   /** What is awaited, after "did not": "release memory". */
   readonly what: string;
@@ -141,13 +141,16 @@ function addEngine(state: State, engine: EngineState, add: Add): void {
 
 /** Beside whatever the engine does until it opens. */
 function addVerification(engine: EngineState, add: Add): void {
-  if (engine.verifying === "verdict") {
-    add(`verify: engine ${engine.index}`, engine.sumsSeq, "syncMs", [], "be verified");
+  const key = `engine ${engine.index}`;
+  if (engine.proof === "verdict") {
+    add(`verify: ${key}`, engine.sumsSeq, "syncMs", [], `compare the weights of ${key}`);
   }
-  if (engine.verifying !== "sums") return;
-  const late = engine.workers.filter(({ answered, summed }) => answered && !summed);
-  const clients = late.map(({ index }): Client => ({ role: "worker", engine: engine.index, index }));
-  if (late.length > 0) add(`sums: engine ${engine.index}`, engine.sumsSeq, "syncMs", clients, "sum its weights up");
+  if (engine.proof !== "sums") return;
+  for (const { index, answered, summed } of engine.workers) {
+    if (!answered || summed) continue;
+    const worker: Client = { role: "worker", engine: engine.index, index };
+    add(`sums: ${key} worker ${index}`, engine.sumsSeq, "syncMs", [worker], "sum its weights up");
+  }
 }
 
 /** A rank on one of this engine's GPUs is giving memory back. */

@@ -124,7 +124,10 @@ const checks = z.strictObject({
     .int()
     .min(0)
     .default(2)
-    .describe("On so many resumes the bytes of frozen segments are compared with what was saved."),
+    .describe(
+      "On so many resumes the bytes of frozen segments are compared with what was saved. That nothing was written on " +
+        "them is checked whenever they are to be released.",
+    ),
 });
 
 const deadlines = z.strictObject({
@@ -138,7 +141,10 @@ const deadlines = z.strictObject({
   roomMs: deadline(10_000, "Until room that was given back shows in NVML."),
   wakeMs: deadline(60_000, "An engine waking its weights, and then its cache."),
   planMs: deadline(60_000, "Workers making their copy plan."),
-  syncMs: deadline(60_000, "Ranks exporting their segments, and then workers taking the weights."),
+  syncMs: deadline(
+    60_000,
+    "Ranks exporting their segments; workers taking the weights; their sums; comparing those. Each.",
+  ),
   generateIdleMs: deadline(120_000, "An engine without a new token while it generates."),
   rolloutMs: deadline(600_000, "A rollout in which no rank calls generate or leaves."),
   sleepMs: deadline(60_000, "An engine going to sleep."),
@@ -192,7 +198,10 @@ export const recipeSchema = z.strictObject({
   release: z
     .enum(["all", "needed"])
     .default("all")
-    .describe("What ranks give back for generation: all they can, or only what the engine on their GPU lacks."),
+    .describe(
+      "What ranks give back for generation: all they can, so that every handoff is like any other, or only what the " +
+        "engine on their GPU lacks at that time. `needed` is faster where most of it fits beside the engine.",
+    ),
   checks: checks.prefault({}).describe("What is verified while the run goes on."),
   deadlines: deadlines.prefault({}).describe("How long each wait may last, in milliseconds."),
   grpo: z

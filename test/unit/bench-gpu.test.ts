@@ -9,7 +9,7 @@ import { rowsOf } from "../../src/bench/gpu/rows.js";
 import { runFigures } from "../../src/bench/gpu/run-figures.js";
 import { runTables } from "../../src/bench/gpu/run-table.js";
 import { generatedShape } from "../../src/bench/gpu/shapes.js";
-import { headingLines, headingOf, markdownTable, missesOf } from "../../src/bench/gpu/table.js";
+import { cellsLine, headingLines, headingOf, markdownTable, missesOf } from "../../src/bench/gpu/table.js";
 import type { RunEvent } from "../../src/report/events.js";
 import { GIB, MIB, ONE_GPU, result, rowOf } from "./bench-gpu.fixture.js";
 import { smallRun } from "./report-events.fixture.js";
@@ -88,7 +88,14 @@ describe("rows", () => {
 
   it("take the faster of the peer's two ways to send weights", () => {
     const pair = [
-      result("engine", "ours", { samples: { "zero2 exported sync with checksums seconds": [0.02, 0.01] } }),
+      result("engine", "ours", {
+        samples: {
+          "zero2 exported sync with checksums seconds": [0.01, 0.008],
+          "zero2 cache after sync with checksums seconds": [0.02, 0.012],
+          // What the cache takes by itself is not the sync's.
+          "zero2 cache after sync seconds": [0.05, 0.01],
+        },
+      }),
       result("engine", "stock", { samples: { "ipc unpacked seconds": [1, 0.2], "ipc packed seconds": [1, 0.1] } }),
     ];
     const row = rowOf(pair, "as a run waits for it, with checksums");
@@ -111,13 +118,28 @@ describe("rows", () => {
 
   it("hold syncs from partitions to the peer's rate", () => {
     const metric = "as a run waits for it, with checksums";
-    const names = ["zero3", "zero3x2"].map((name) => [`${name} exported sync with checksums seconds`, [0.02, 0.02]]);
+    const parts = ["exported sync with checksums", "cache after sync with checksums", "cache after sync"];
+    const names = ["zero3", "zero3x2"].flatMap((name) =>
+      parts.map((part) => [`${name} ${part} seconds`, [0.02, 0.02]]),
+    );
     const pair = [
       result("engine", "ours", { samples: Object.fromEntries(names) }),
       result("engine", "stock", { samples: { "gather and load seconds": [0.03, 0.03] } }),
     ];
     const rows = rowsOf(pair).filter((row) => row.metric === metric);
     expect(rows.map(({ goal, met }) => [goal, met])).toEqual(Array(2).fill(["as fast as the peer", true]));
+  });
+});
+
+describe("cells", () => {
+  const samples = (cycles: number) => ({ samples: { "sleep seconds": Array(cycles + 1).fill(0.02) } });
+  it("are told with their number of cycles, and where those are too few for a p95", () => {
+    const few = rowsOf([result("engine", "ours", samples(4))]);
+    expect(cellsLine(few)).toBe(
+      "Cells: first (cold); p50 / p95 of the later cycles, which are 4: too few for a p95 that means something.",
+    );
+    const many = rowsOf([result("engine", "ours", samples(20)), result("engine", "stock", samples(12))]);
+    expect(cellsLine(many)).toBe("Cells: first (cold); p50 / p95 of the later cycles, which are 12 to 20.");
   });
 });
 
@@ -242,7 +264,10 @@ describe("several GPUs", () => {
     const other = result("engine", "stock", { layout: TWO_GPUS, samples: { "ipc unpacked seconds": [1, 1] } });
     const subjects = new Set(rowsOf([ours, other, result("engine", "ours", {})]).map(({ subject }) => subject));
     expect([...subjects]).toEqual(["sync from ZeRO-3, 8 GPUs, 2 engines of TP=4"]);
-    const zero2 = result("engine", "ours", { layout: EIGHT_GPUS, samples: { "zero2 sync seconds": [1, 1] } });
+    const zero2 = result("engine", "ours", {
+      layout: EIGHT_GPUS,
+      samples: { "zero2 export seconds": [0.5, 0.5], "zero2 exported sync seconds": [0.5, 0.5] },
+    });
     expect(rowOf([zero2, other], "whole, without checksums").peer).toBeNull();
     const peer = result("engine", "stock", { layout: EIGHT_GPUS, samples: { "ipc unpacked seconds": [1, 1] } });
     expect(rowOf([zero2, other, peer], "whole, without checksums").peer?.p50).toBe(1000);

@@ -1,13 +1,14 @@
 import { describe, expect, it } from "vitest";
 import { explain, type Surroundings } from "../../src/controller/explain.js";
 import type { EndCommand } from "../../src/controller/node.js";
+import type { Client } from "../../src/phases/clients.js";
 import type { ProcessExit } from "../../src/phases/events.js";
 import { died } from "../../src/phases/failures.js";
 
 const KILLED: ProcessExit = { code: null, signal: "SIGKILL" };
 
 function ended(client: Parameters<typeof died>[0], exit = KILLED): EndCommand {
-  return { type: "end", reason: "failed", exitCode: 1, failure: died(client, exit, "train"), gpus: [] };
+  return { type: "end", reason: "failed", exitCode: 1, failure: died(client, exit, "train"), gpus: [], from: null };
 }
 
 /** `exit` null: the guard lives. `ranks`: when each is seen to have ended, by how often it is asked. */
@@ -22,7 +23,7 @@ function beside(commandEnded: boolean, exit: ProcessExit | null, ranks: readonly
     phase: "sleep",
     members: ranks.map((asked, index) => {
       let times = 0;
-      return { client: { role: "rank", index }, ended: () => times++ >= asked, exit: () => null, failed: () => false };
+      return { client: { role: "rank", index }, ended: () => times++ >= asked, exit: () => null, spoke: () => false };
     }),
     children: [
       {
@@ -77,7 +78,7 @@ describe("ranks that end while their launcher lives", () => {
 
 describe("a rank that lost its connection to another one", () => {
   const lost: EndCommand = {
-    ...{ type: "end", reason: "failed", exitCode: 1, gpus: [] },
+    ...{ type: "end", reason: "failed", exitCode: 1, gpus: [], from: null },
     failure: {
       code: "PEER_LOST",
       message: "rank 0: the training script failed: the connection to another rank is lost",
@@ -102,7 +103,7 @@ describe("a rank that lost its connection to another one", () => {
         client: { role: "rank", index },
         ended: () => past(endsMs),
         exit: () => (past(endsMs + toldMs) ? exit : null),
-        failed: () => past(saysMs),
+        spoke: () => past(saysMs),
       })),
     });
   };
@@ -127,6 +128,21 @@ describe("a rank that lost its connection to another one", () => {
     expect(await among([failing, { endsMs: NEVER }])).toBe(lost.failure);
   });
 
+  it("is not blamed on one that aborts because its peer is gone", async () => {
+    const aborted = { endsMs: 0, exit: { code: null, signal: "SIGABRT" } };
+    for (const signal of ["SIGTERM", "SIGSEGV"]) {
+      const first = { endsMs: 0, exit: { code: null, signal }, toldMs: 50 };
+      expect(await among([failing, aborted, first, { endsMs: NEVER }])).toMatchObject({
+        message: "rank 2 died in phase sleep",
+      });
+    }
+  });
+
+  it("is not blamed on one that is finished", async () => {
+    const finished = { endsMs: 0, exit: { code: 0, signal: null }, saysMs: 0 };
+    expect(await among([failing, finished])).toBe(lost.failure);
+  });
+
   it("is what came of its launcher's death", async () => {
     expect(await among([failing, { endsMs: 5, exit: KILLED }], beside(true, KILLED))).toMatchObject({
       code: "LAUNCHER_FAILED",
@@ -136,29 +152,39 @@ describe("a rank that lost its connection to another one", () => {
 });
 
 describe("an engine that lost a worker", () => {
+  const TOLD: ProcessExit = { code: null, signal: "SIGTERM" };
   const lost: EndCommand = {
-    ...{ type: "end", reason: "failed", exitCode: 1, gpus: [] },
+    ...{ type: "end", reason: "failed", exitCode: 1, gpus: [], from: { role: "engine", index: 0 } },
     failure: {
       code: "ENGINE_WORKER_DIED",
       message: "engine 0: Worker 1 of engine 0 (process 7) ended unexpectedly.",
       ...{ expected: "", action: "", found: "RuntimeError: Executor failed." },
     },
   };
-  const ended = async (...exits: (ProcessExit | null)[]) =>
-    explain(lost, {
+  interface End {
+    readonly exit: ProcessExit | null;
+    /** In ms from now. */
+    readonly toldMs?: number;
+    readonly client?: Client;
+    readonly spoke?: boolean;
+  }
+  /** `ends` of its workers, by tensor-parallel rank, where nothing else is said. */
+  const among = async (...ends: readonly End[]) => {
+    const start = performance.now();
+    return explain(lost, {
       ...beside(false, null),
-      members: exits.map((exit, index) => ({
-        ...{ client: { role: "worker", engine: 0, index }, ended: () => exit !== null },
-        ...{ exit: () => exit, failed: () => false },
+      members: ends.map(({ exit, toldMs = 0, client, spoke = false }, index) => ({
+        client: client ?? { role: "worker", engine: 0, index },
+        ended: () => exit !== null,
+        exit: () => (performance.now() - start >= toldMs ? exit : null),
+        spoke: () => spoke,
       })),
     });
+  };
 
   it("names the one that was killed, and not those that the engine ended because of it", async () => {
-    for (const told of [
-      { code: 0, signal: null },
-      { code: null, signal: "SIGTERM" },
-    ]) {
-      expect(await ended(told, KILLED)).toMatchObject({
+    for (const told of [{ code: 0, signal: null }, TOLD, { code: null, signal: "SIGABRT" }]) {
+      expect(await among({ exit: told }, { exit: KILLED })).toMatchObject({
         code: "WORKER_DIED",
         message: "worker 1 of engine 0 died in phase sleep",
         found: expect.stringMatching(
@@ -168,12 +194,27 @@ describe("an engine that lost a worker", () => {
     }
   });
 
-  it("says so itself when all of its workers are there", async () => {
-    expect(await ended(null, null)).toBe(lost.failure);
+  it("names that one also when the kernel tells of the others first", async () => {
+    expect(await among({ exit: TOLD }, { exit: KILLED, toldMs: 300 })).toMatchObject({
+      message: "worker 1 of engine 0 died in phase sleep",
+    });
+    expect(await among({ exit: { code: 0, signal: null } }, { exit: { code: 1, signal: null } })).toMatchObject({
+      found: expect.stringMatching(/^exited with code 1/),
+    });
   });
-});
 
-it("an engine that died is the cause whatever its launcher does", async () => {
-  const end = ended({ role: "engine", index: 0 });
-  expect(await explain(end, beside(true, KILLED))).toMatchObject({ code: "ENGINE_DIED" });
+  it("is not the work of anybody else's end", async () => {
+    const finished: End = { exit: { code: 0, signal: null }, client: { role: "rank", index: 0 }, spoke: true };
+    const silent: End = { exit: KILLED, client: { role: "rank", index: 1 } };
+    const other: End = { exit: KILLED, client: { role: "worker", engine: 1, index: 0 } };
+    const killed: End = { exit: KILLED, toldMs: 100, client: { role: "worker", engine: 0, index: 1 } };
+    expect(await among(finished, silent, other, killed)).toMatchObject({
+      code: "WORKER_DIED",
+      message: "worker 1 of engine 0 died in phase sleep",
+    });
+  });
+
+  it("says so itself when all of its workers are there", async () => {
+    expect(await among({ exit: null }, { exit: null })).toBe(lost.failure);
+  });
 });

@@ -1,6 +1,6 @@
 /** How long a stopped process is borne. */
 import { expect, it } from "vitest";
-import { StopWatch, stopDeadlineMs } from "../../src/controller/patience.js";
+import { phaseDeadlineMs, StopWatch, stopDeadlineMs } from "../../src/controller/patience.js";
 import { phaseConfig, recipeFrom } from "../../src/recipe/index.js";
 
 const stopped = { name: "rank 1", pid: 7, state: "T" };
@@ -26,5 +26,7 @@ it("a phase of several waits is as patient as the longest of them", () => {
   const { deadlines } = phaseConfig(recipeFrom({ engine: { model: "m" }, gpus: { count: 1 } }, "/"));
   const changed = { ...deadlines, releaseMs: 5, roomMs: 7, wakeMs: 11, resumeMs: 13, syncMs: 17 };
   const phases = ["release", "wake", "cache", "resume", "sync"] as const;
-  expect(phases.map((phase) => stopDeadlineMs(changed, phase))).toEqual([5, 11, 11, 13, 17]);
+  expect(phases.map((phase) => stopDeadlineMs(changed, phase))).toEqual([5, 11, 17, 13, 17]);
+  // What is done one after the other in it.
+  expect(phaseDeadlineMs(changed, "cache")).toBe(5 + 7 + 11 + 17);
 });

@@ -15,7 +15,8 @@ from harness import Engine, Ranks, Run
 BOUNDS = {"float32": (1e-4, 1e-4), "bfloat16": (0.01, 0.2)}
 GRANULE = 2 << 20
 #: Of sums: long enough to see who waits for them.
-LATE_SECONDS = 0.5
+#: Sums on purpose: later than a sleep would be, and than a sync and a wake are on a busy machine.
+LATE_SECONDS = {"than sleep": 0.5, "than the cache": 4.0}
 PROMPTS = [[5], [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12], [99, 0, 42], [7] * 20]
 
 
@@ -145,11 +146,31 @@ def test_weights_stay_until_they_are_summed_up(tmp_path: Path) -> None:
     model = reference.make("llama", "bfloat16", tied=True, kv_heads=4)
     with Run() as run:
         folder = reference.save_config(model, tmp_path)
-        engine = Engine(run, folder, tp=2, dtype="bfloat16", faults=f"worker.sums.late@2:{LATE_SECONDS}")
+        engine = Engine(run, folder, tp=2, dtype="bfloat16", faults=f"worker.sums.late@2:{LATE_SECONDS['than sleep']}")
         ranks = Ranks(run, reference.tensors(model), 2, 3)
         engine.connect()
         assert engine.handoff(ranks).sums_agree
-        began = time.monotonic()
-        # The cache is not waited for by the sums, nor they by it; but sleep takes the weights away.
+        # Sleep takes the weights away that are to be summed up.
         assert engine.sync(ranks, meanwhile=engine.sleep).sums_agree
-        assert time.monotonic() - began >= LATE_SECONDS
+
+
+def test_a_cache_wakes_beside_the_sums(tmp_path: Path) -> None:
+    model = reference.make("llama", "bfloat16", tied=True, kv_heads=4)
+    with Run() as run:
+        folder = reference.save_config(model, tmp_path)
+        late = LATE_SECONDS["than the cache"]
+        engine = Engine(run, folder, tp=2, dtype="bfloat16", faults=f"worker.sums.late@2:1/{late}")
+        ranks = Ranks(run, reference.tensors(model), 2, 3)
+        engine.connect()
+        assert engine.handoff(ranks).sums_agree
+        engine.sleep()
+        engine.wake("weights")
+        began, awake = time.monotonic(), 0.0
+
+        def wake() -> None:
+            nonlocal awake
+            engine.wake("kv_cache")
+            awake = time.monotonic()
+
+        assert engine.sync(ranks, meanwhile=wake).sums_agree
+        assert awake - began < late <= time.monotonic() - began

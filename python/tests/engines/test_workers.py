@@ -36,6 +36,16 @@ def test_the_one_that_was_killed_is_named(workers: list[subprocess.Popen[bytes]]
     assert found.found == "RuntimeError: Executor failed."
 
 
+def test_all_that_are_dead_are_named(workers: list[subprocess.Popen[bytes]]) -> None:
+    for process in workers:
+        process.kill()
+        process.wait()
+    found = lost_worker(WORDS, [process.pid for process in workers], engine=3)
+    assert found is not None
+    assert "Worker 0 of engine 3 " in str(found)
+    assert "Worker 1 of engine 3 " in str(found)
+
+
 def test_an_error_of_workers_that_live_is_what_it_says(workers: list[subprocess.Popen[bytes]]) -> None:
     began = time.monotonic()
     assert lost_worker(WORDS, [process.pid for process in workers], engine=0) is None

@@ -68,13 +68,13 @@ export class Figures {
     return spread(time.map((value, cycle) => (amount[cycle] ?? 0) / value / 1e9));
   }
 
-  /** Sums of several samples, cycle by cycle. */
-  sum(side: "ours" | "stock", names: readonly string[], scale: number): Spread | null {
+  /** Sums of several samples, cycle by cycle, less what would have been there anyway. */
+  sum(side: "ours" | "stock", names: readonly string[], scale: number, less = 0): Spread | null {
     const all = names.map((name) => this.samples(side, name));
     if (all.some((one) => one === undefined)) return null;
     const cycles = Math.min(...all.map((one) => one?.length ?? 0));
     const totals = Array.from({ length: cycles }, (_, cycle) =>
-      all.reduce((total, one) => total + (one?.[cycle] ?? 0), 0),
+      all.reduce((total, one) => total + (one?.[cycle] ?? 0), -less),
     );
     return spread(totals, scale);
   }

@@ -20,7 +20,7 @@ import type { GpuRow } from "./row.js";
 import { rowsOf } from "./rows.js";
 import { runTables } from "./run-table.js";
 import { generatedShape, givenShape, type Shape, type ShapeName } from "./shapes.js";
-import { headingLines, headingOf, markdownTable, missesOf, notesOf } from "./table.js";
+import { cellsLine, headingLines, headingOf, markdownTable, missesOf, notesOf } from "./table.js";
 
 const STANDIN_BYTES = 512 * 2 ** 20;
 /** What a GPU may hold more than at the beginning when the next part starts, and how long that is waited for. */
@@ -155,7 +155,7 @@ async function report(out: string, skipped: readonly Skipped[], python: string):
   const text = [
     ...headingLines(heading),
     "",
-    "Cells: first (cold); p50 / p95 of the later cycles.",
+    cellsLine(rows),
     "",
     markdownTable(rows),
     "",

@@ -72,6 +72,8 @@ const BESIDE_BYTES = 8 * GIB;
 const OFFLOAD_MS = 300_000;
 const ENGINE_MS = 420_000;
 const HANDOFF_MS = 480_000;
+/** Of each cycle beyond those. */
+const HANDOFF_CYCLE = { usual: 20, ms: 6_000 };
 
 /** A handoff: how much room the engine leaves, and what of the training state is partitioned. */
 interface Variant {
@@ -228,7 +230,7 @@ function handoff(shape: Shape, variant: Variant, cacheBytes: number, side: Side,
       ...(more.length > 0 ? { iterations, reference, lora } : {}),
     },
     startsEngine: true,
-    deadlineMs: HANDOFF_MS,
+    deadlineMs: HANDOFF_MS + Math.max(0, options.cycles - HANDOFF_CYCLE.usual) * HANDOFF_CYCLE.ms,
     release: variant.room === "roomy" ? "needed" : "all",
   };
 }

@@ -75,6 +75,9 @@ export function headingLines(heading: Heading): string[] {
 const size = (bytes: number): string => `${Number((bytes / 2 ** 30).toFixed(1))} GiB`;
 const COLUMNS = ["subject", "shape", "metric", "unit", "ours", "peer", "to peer", "limit", "of limit", "goal", ""];
 
+/** A p95 of fewer is hardly more than the largest. */
+const CYCLES_OF_A_P95 = 10;
+
 /** One table; cells are "first; p50 / p95". */
 export function markdownTable(rows: readonly GpuRow[]): string {
   const cells = rows.map((row) => [
@@ -91,6 +94,18 @@ export function markdownTable(rows: readonly GpuRow[]): string {
     verdict(row),
   ]);
   return table(COLUMNS, cells);
+}
+
+/** What stands in a cell, and of how many cycles. */
+export function cellsLine(rows: readonly GpuRow[]): string {
+  const counts = rows.flatMap(({ ours, peer }) =>
+    [ours, peer].flatMap((side) => (side === null || side.p95 === null ? [] : [side.cycles])),
+  );
+  const cells = "Cells: first (cold); p50 / p95 of the later cycles";
+  if (counts.length === 0) return `${cells}.`;
+  const [least, most] = [Math.min(...counts), Math.max(...counts)];
+  const few = least < CYCLES_OF_A_P95 ? ": too few for a p95 that means something" : "";
+  return `${cells}, which are ${least === most ? least : `${least} to ${most}`}${few}.`;
 }
 
 function verdict(row: GpuRow): string {

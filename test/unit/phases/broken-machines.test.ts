@@ -130,7 +130,7 @@ const broken: [string, () => Machine, RegExp][] = [
   [
     "opens an engine before its weights are verified",
     remembers((state) =>
-      withEngines(state, ({ stage }) => (stage === "verifying" ? { stage: "open", verifying: null } : {})),
+      withEngines(state, ({ stage }) => (stage === "verifying" ? { stage: "open", proof: null } : {})),
     ),
     /weights that were not verified/,
   ],

@@ -114,8 +114,17 @@ export const room = (freeBytes: number): Event[] =>
       : [],
   );
 
-/** All the way until every engine has its weights; each rank gave back so much for them. */
-export function syncAll(releasedBytes = 5): void {
+export const synced = (engine: number, worker: number): Event => ({
+  ...{ type: "synced", engine, worker },
+  ...{ seq: engineSeq(engine), epoch: 1, compared: [] },
+});
+export const summed = (engine: number, worker: number): Event => ({
+  ...{ type: "summed", engine, worker },
+  seq: sumsSeq(engine),
+});
+
+/** All the way until every engine takes the weights; each rank gave back so much for them. */
+export function beginSync(releasedBytes = 5): void {
   feed(...arrive());
   feed(...ranks.map((rank) => release(rank, releasedBytes)));
   feed(...room(10));
@@ -126,11 +135,14 @@ export function syncAll(releasedBytes = 5): void {
     }
   }
   feed(...ranks.map((rank): Event => ({ type: "exported", rank, seq: rankSeq(rank) })));
+}
+
+/** All the way until every engine has its weights. */
+export function syncAll(releasedBytes = 5): void {
+  beginSync(releasedBytes);
   for (const engine of engines) {
-    for (const worker of [0, 1]) {
-      feed({ type: "synced", engine, worker, seq: engineSeq(engine), epoch: 1, compared: [] });
-    }
-    for (const worker of [0, 1]) feed({ type: "summed", engine, worker, seq: sumsSeq(engine) });
+    for (const worker of [0, 1]) feed(synced(engine, worker));
+    for (const worker of [0, 1]) feed(summed(engine, worker));
     feed({ type: "verified", engine, failure: null });
   }
 }

@@ -3,7 +3,7 @@ import type { Process } from "./processes.js";
 
 /** A message that this client might send, at a moment when it should not. */
 export function unasked(process: Process, what: number): Event {
-  const { client } = process;
+  const { client, world } = process;
   const hello: Event = { type: "hello", client, gpu: client.index, localWorldSize: 1 };
   const seq = 1_000_000;
   const messages: Event[] =
@@ -25,7 +25,13 @@ export function unasked(process: Process, what: number): Event {
         : [
             { type: "planned", engine: client.engine, worker: client.index, seq, sources: [], fallback: null },
             { type: "synced", engine: client.engine, worker: client.index, seq, epoch: 0, compared: [] },
-            { type: "summed", engine: client.engine, worker: client.index, seq },
+            // With the right number, and yet once too often or too early.
+            {
+              type: "summed",
+              engine: client.engine,
+              worker: client.index,
+              seq: world.state.engines[client.engine]?.sumsSeq ?? seq,
+            },
           ];
   return [hello, ...messages][what % (messages.length + 1)] as Event;
 }

@@ -27,7 +27,7 @@ def state_of(pid: int | None) -> str:
 
 
 def lost_worker(error: BaseException, pids: Sequence[int], engine: int) -> BatonError | None:
-    """ENGINE_WORKER_DIED when a worker is dead whose death may be behind an error that does not say so; else None.
+    """ENGINE_WORKER_DIED when workers are dead whose death may be behind an error that does not say so; else None.
 
     Engines that are not ours have words of their own for it. `pids`: by tensor-parallel rank; one that is this process
     is a worker that lives in it.
@@ -36,15 +36,20 @@ def lost_worker(error: BaseException, pids: Sequence[int], engine: int) -> Baton
         return None
     ends = time.monotonic() + DEATH_SECONDS
     while True:
-        for rank, pid in enumerate(pids):
-            if pid != os.getpid() and state_of(pid) in ("dead", "gone"):
-                return BatonError(
-                    "ENGINE_WORKER_DIED",
-                    f"Worker {rank} of engine {engine} (process {pid}) ended unexpectedly.",
-                    expected="all workers of the engine running",
-                    found=f"{type(error).__name__}: {error}",
-                    action="Read the engine's output; if it was killed, see whether the machine ran out of memory.",
-                )
+        dead = [
+            f"Worker {rank} of engine {engine} (process {pid})"
+            for rank, pid in enumerate(pids)
+            if pid != os.getpid() and state_of(pid) in ("dead", "gone")
+        ]
+        if dead:
+            # Some may have been ended because of the first; the kernel tells the controller which.
+            return BatonError(
+                "ENGINE_WORKER_DIED",
+                f"{', '.join(dead)} ended unexpectedly.",
+                expected="all workers of the engine running",
+                found=f"{type(error).__name__}: {error}",
+                action="Read the engine's output; if it was killed, see whether the machine ran out of memory.",
+            )
         if time.monotonic() >= ends:
             return None
         time.sleep(POLL_SECONDS)

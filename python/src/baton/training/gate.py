@@ -8,6 +8,7 @@ there, so it can never see anything else.)
 from __future__ import annotations
 
 import functools
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -45,6 +46,7 @@ class Gate:
 
     def __init__(self) -> None:
         self._wait: Callable[[], None] | None = None
+        self._waiting = threading.RLock()
 
     @property
     def closed(self) -> bool:
@@ -58,8 +60,12 @@ class Gate:
         """Returns at once when open."""
         if self._wait is None:
             return
-        wait, self._wait = self._wait, None
-        wait()
+        # Whoever comes meanwhile waits too, and whoever comes after a wait that failed is told as well.
+        with self._waiting:
+            wait = self._wait
+            if wait is not None:
+                wait()
+                self._wait = None
 
     def guard(self, engine: Any) -> None:
         """Puts the gate in front of everything of `engine` that touches optimizer state. May be called again."""

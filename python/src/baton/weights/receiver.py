@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import threading
 import time
+import traceback
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -191,7 +192,7 @@ class Receiver:
                 sums = self._baton_sums(plan) if last.checksums else None
                 compared = differing_parameters(host.model, assembler.tensors(Report()), host.ordinal)
         if plan.fallback is not None or last.compare:
-            self.baton_scratch_gone()
+            self.baton_free_scratch()
         epoch = last.epoch - 1 if self._baton_fault("worker.sync.stale-epoch") else last.epoch
         self._baton_connection().send(
             Synced(
@@ -216,31 +217,35 @@ class Receiver:
         if summing is not None:
             summing.join()
 
-    def baton_scratch_gone(self) -> None:
-        """Whole tensors that a sync made for a while are not needed any more. For workers that keep such memory."""
+    def baton_free_scratch(self) -> None:
+        """Gives back what whole tensors took that a sync made for a while. For workers that keep such memory."""
 
     def _baton_sum(self, plan: planning.Plan, seq: int, known: native.U64s | None) -> None:
         """Answers `summed`; the weights are summed up now, in the background, where that is not `known`."""
         connection, began = self._baton_connection(), time.monotonic()
 
+        def answer(sums: native.U64s) -> None:
+            seconds = time.monotonic() - began
+            connection.send(Summed(seq=seq, checksums=arrays.binary_u64(sums), seconds=seconds))
+
         def sum_up() -> None:
             try:
-                late = faults.hit("worker.sums.late")
-                if late is not None:
-                    time.sleep(float(late.argument))
-                sums = self._baton_sums(plan) if known is None else known
-                seconds = time.monotonic() - began
-                connection.send(Summed(seq=seq, checksums=arrays.binary_u64(sums), seconds=seconds))
+                self._baton_late()
+                answer(self._baton_sums(plan))
             except BaseException as error:
+                if not isinstance(error, BatonError):
+                    traceback.print_exc()
                 connection.fail(error, "Summing up the weights of a sync")
 
         if known is not None:
-            sum_up()
+            answer(known)
             return
-        self._baton.summing = threading.Thread(target=sum_up, name="baton-sums", daemon=True)
-        self._baton.summing.start()
+        summing = threading.Thread(target=sum_up, name="baton-sums", daemon=True)
+        summing.start()
+        self._baton.summing = summing
 
     def _baton_record(self, tensors: tuple[TensorSpec, ...]) -> Recording:
+        self.baton_settle()
         host = self.baton_host()
         recording = record(host.model, tensors, host.torch_device)
         if not host.by_copies:
@@ -342,6 +347,13 @@ class Receiver:
         """A fault whose argument names another tensor-parallel rank is not for this worker."""
         fault = faults.hit(point)
         return fault is not None and fault.argument in ("", str(self.baton_host().rank))
+
+    def _baton_late(self) -> None:
+        """A fault on purpose: SECONDS of every worker, or RANK/SECONDS of one."""
+        fault = faults.hit("worker.sums.late")
+        rank, _, seconds = fault.argument.rpartition("/") if fault else ("", "", "")
+        if seconds and rank in ("", str(self.baton_host().rank)):
+            time.sleep(float(seconds))
 
 
 class _Closing:

@@ -61,15 +61,16 @@ def sync(job: Job, results: Results, sources: Sources, name: str) -> None:
             action="Please report this.",
         )
     plain = _woken(sources, checksums=False)
-    for _ in range(job.cycles):
-        results.sample(f"{name} sync with checksums seconds", sources.sync(checksums=True).seconds)
-        plain = _woken(sources, checksums=False)
-        results.sample(f"{name} sync seconds", plain.export_seconds + plain.take_seconds)
-        results.sample(f"{name} exported sync seconds", plain.take_seconds)
-        # The engines sum while the cache wakes: what that costs is how much later both are done.
-        proven = _woken(sources, checksums=True)
-        later = proven.meanwhile_seconds - plain.meanwhile_seconds
-        results.sample(f"{name} exported sync with checksums seconds", proven.take_seconds + later)
+    for cycle in range(job.cycles):
+        # In turns, so that neither is always the one that comes after the other.
+        for checksums in (cycle % 2 == 0, cycle % 2 == 1):
+            one = _woken(sources, checksums=checksums)
+            added = " with checksums" if checksums else ""
+            results.sample(f"{name} export{added} seconds", one.export_seconds)
+            results.sample(f"{name} exported sync{added} seconds", one.take_seconds)
+            # The engines sum while their caches wake, and open when both is done.
+            results.sample(f"{name} cache after sync{added} seconds", one.meanwhile_seconds)
+            plain = plain if checksums else one
         for what in ("map", "copy", "unmap"):
             results.sample(f"{name} {what} seconds", plain.most(f"{what}_seconds"))
         results.show()

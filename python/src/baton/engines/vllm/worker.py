@@ -21,6 +21,7 @@ from baton.engines import model_config
 from baton.engines.adapter import EngineConfig
 from baton.engines.process import parse_config
 from baton.engines.vllm import memory
+from baton.engines.vllm.after_loading import require_as_loaded
 from baton.errors import BatonError
 from baton.weights.receiver import Host, Receiver
 from baton.weights.recorder import DTYPES
@@ -107,7 +108,8 @@ class WorkerExtension(Receiver):
 
     def baton_record_own(self) -> str | None:
         """Records `load_weights` with the tensors that config.json implies, where that is known. Else the manifests
-        of the ranks will say which they are."""
+        of the ranks will say which they are. Raises BatonError WEIGHTS_REARRANGED."""
+        require_as_loaded(self._baton_model())
         try:
             tensors = model_config.read_sizes(_CONFIG.model).checkpoint_tensors()
         except BatonError as error:
@@ -120,7 +122,7 @@ class WorkerExtension(Receiver):
         super().baton_plan(seq)
         torch.cuda.empty_cache()
 
-    def baton_scratch_gone(self) -> None:
+    def baton_free_scratch(self) -> None:
         """The largest tensor's; the ranks may want the room."""
         torch.cuda.synchronize()
         torch.cuda.empty_cache()
@@ -152,7 +154,8 @@ class WorkerExtension(Receiver):
             after = getattr(worker.model_runner, "post_kv_cache_wake_up", None)
             if after is not None:
                 after()
-        torch.cuda.synchronize()
+        # Not for the whole device: the sums of the weights may still be on their way there.
+        torch.cuda.current_stream().synchronize()
 
     def baton_divisor(self, divisor: float) -> None:
         """All logits are divided by this from now on, in float32."""
