@@ -1,6 +1,6 @@
 """What a paused trainer leaves on its GPU, and what each of its parts has taken: context, NCCL, kernels, torch.
 
-    left_costs.py FOLDER [--stages 2 3] [--json FILE]       the bench's 1.5B shape
+    left_costs.py FOLDER [--stages 2 3] [--json FILE] [--no-barrier]       the bench's 1.5B shape
 
 Bytes as NVML counts them, less those of torch's allocator and of the pool's mapped memory, each time over a bare CUDA
 context; then what asking libraries and the driver to give back changes while training is paused. Explains the bench's row "left".
@@ -112,7 +112,24 @@ def optimizer_class(stage: int) -> Any:
     return AdamW
 
 
-def measure(folder: Path, stage: int) -> None:
+def steps_of_initialize(stage: int) -> list[tuple[Any, str]]:
+    """Of `deepspeed.initialize`, one inside of the other; what none of them takes is before or after them."""
+    from deepspeed.runtime.engine import DeepSpeedEngine
+    from deepspeed.runtime.zero.stage3 import DeepSpeedZeroOptimizer_Stage3
+    from deepspeed.runtime.zero.stage_1_and_2 import DeepSpeedZeroOptimizer
+
+    whole = [
+        (DeepSpeedEngine, "_broadcast_model"),
+        (DeepSpeedEngine, "_configure_distributed_model"),
+        (DeepSpeedEngine, "_do_optimizer_sanity_check"),
+        (DeepSpeedEngine, "_configure_zero_optimizer"),
+    ]
+    if stage == 3:
+        return [(DeepSpeedZeroOptimizer_Stage3, "_setup_for_real_optimizer"), *whole]
+    return [(DeepSpeedZeroOptimizer, "initialize_optimizer_states"), *whole]
+
+
+def measure(folder: Path, stage: int, *, barrier: bool) -> None:
     import torch
 
     from baton.bench.gpu.part import Job, used_bytes
@@ -129,8 +146,9 @@ def measure(folder: Path, stage: int) -> None:
     meter.read("a product (cuBLAS)")
     start_distributed()
     meter.read("process group")
-    torch.distributed.barrier(device_ids=[0])
-    meter.read("first collective (NCCL)")
+    if barrier:
+        torch.distributed.barrier(device_ids=[0])
+        meter.read("first collective (NCCL)")
     del square
     from baton.training.memory import TrainingMemory
 
@@ -140,6 +158,8 @@ def measure(folder: Path, stage: int) -> None:
     read_after(meter, trainer, "_model", "the model")
     read_after(meter, trainer, "_optimizer", "the optimizer")
     read_after(meter, optimizer_class(stage), "step", "the optimizer's first step")
+    for owner, name in steps_of_initialize(stage):
+        read_after(meter, owner, name, f"{owner.__name__}.{name}")
     with memory:
         engine = trainer.build()
     meter.read("engine built")
@@ -184,9 +204,10 @@ def main() -> int:
     parser.add_argument("--stages", type=int, nargs="+", default=[2, 3])
     parser.add_argument("--json")
     parser.add_argument("--part", type=int)
+    parser.add_argument("--no-barrier", action="store_true", help="no collective before DeepSpeed's own")
     options = parser.parse_args()
     if options.part is not None:
-        measure(options.folder, options.part)
+        measure(options.folder, options.part, barrier=not options.no_barrier)
         return 0
     rows, failed = {}, 0
     for stage in options.stages:
@@ -194,7 +215,8 @@ def main() -> int:
         folder.mkdir(parents=True, exist_ok=True)
         print(f"== ZeRO-{stage}", flush=True)
         (folder / "config.json").write_text(json.dumps(SHAPE))
-        failed |= subprocess.run([sys.executable, __file__, str(folder), "--part", str(stage)]).returncode
+        words = [str(folder), "--part", str(stage), *(["--no-barrier"] if options.no_barrier else [])]
+        failed |= subprocess.run([sys.executable, __file__, *words]).returncode
         if (folder / "rows.json").exists():
             rows[f"zero{stage}"] = json.loads((folder / "rows.json").read_text())
     if options.json:

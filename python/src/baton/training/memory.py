@@ -16,8 +16,6 @@ from contextlib import contextmanager
 from types import TracebackType
 from typing import Any
 
-import torch
-
 from baton import joining, native
 from baton.errors import BatonError
 from baton.training import deepspeed_state, sizes
@@ -34,6 +32,7 @@ from baton.training.moves import move_in, move_out, outside
 from baton.training.nodes import Nodes, PeerGroup
 from baton.training.parking import Parking
 from baton.training.peers import PeerPartitions
+from baton.training.process_group import let_go_of_barrier
 from baton.training.reports import Paused, Returned, Stage
 from baton.training.sharing import share
 
@@ -121,9 +120,7 @@ class TrainingMemory:
         if self.peers is None and deepspeed_state.stage_of(engine) == 3:
             self._hold_peers_partitions(engine)
         self.gate.guard(engine)
-        if torch.distributed.is_initialized():
-            # The process group keeps the tensor of its last barrier, which may be one of the construction.
-            torch.distributed.barrier()
+        let_go_of_barrier()
         holdings = self._adopt()
         self._share_frozen()
         if self._first_step is None:
