@@ -101,6 +101,10 @@ describe("rows", () => {
     const row = rowOf(pair, "as a run waits for it, with checksums");
     expect(row.peer?.p50).toBe(100);
     expect([row.met, row.missedBy]).toEqual([false, "10, not 12"]);
+    // Without the cache's own time there is nothing to subtract, which is not the same as zero.
+    const { "zero2 cache after sync seconds": _, ...unknown } = pair[0]?.record?.samples ?? {};
+    const rows = rowsOf([result("engine", "ours", { samples: unknown })]);
+    expect(rows.filter(({ metric }) => metric === row.metric)).toEqual([]);
   });
 
   it("say why a goal is missed, only where it is", () => {

@@ -14,8 +14,7 @@ from harness import Engine, Ranks, Run
 #: (mean, max) difference of logprobs between trainer and engine.
 BOUNDS = {"float32": (1e-4, 1e-4), "bfloat16": (0.01, 0.2)}
 GRANULE = 2 << 20
-#: Of sums: long enough to see who waits for them.
-#: Sums on purpose: later than a sleep would be, and than a sync and a wake are on a busy machine.
+#: How late sums are made on purpose: later than a sleep would be done, or than a sync and a wake on a busy machine.
 LATE_SECONDS = {"than sleep": 0.5, "than the cache": 4.0}
 PROMPTS = [[5], [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12], [99, 0, 42], [7] * 20]
 
