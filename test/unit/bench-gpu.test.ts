@@ -101,6 +101,9 @@ describe("rows", () => {
     const row = rowOf(pair, "as a run waits for it, with checksums");
     expect(row.peer?.p50).toBe(100);
     expect([row.met, row.missedBy]).toEqual([false, "10, not 12"]);
+    // A cache that woke faster than others takes nothing off the sync.
+    const fast = { ...pair[0]?.record?.samples, "zero2 cache after sync with checksums seconds": [0.02, 0.003] };
+    expect(rowOf([result("engine", "ours", { samples: fast })], row.metric).ours?.p50).toBe(8);
     // Without the cache's own time there is nothing to subtract, which is not the same as zero.
     const { "zero2 cache after sync seconds": _, ...unknown } = pair[0]?.record?.samples ?? {};
     const rows = rowsOf([result("engine", "ours", { samples: unknown })]);

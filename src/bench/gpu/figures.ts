@@ -68,13 +68,24 @@ export class Figures {
     return spread(time.map((value, cycle) => (amount[cycle] ?? 0) / value / 1e9));
   }
 
-  /** Sums of several samples, cycle by cycle, less what would have been there anyway. */
-  sum(side: "ours" | "stock", names: readonly string[], scale: number, less = 0): Spread | null {
+  /**
+   * Sums of several samples, cycle by cycle. Of `beyond` only what goes beyond so many seconds is added, if anything
+   * does: what waits for something else anyway costs no less than nothing.
+   */
+  sum(
+    side: "ours" | "stock",
+    names: readonly string[],
+    scale: number,
+    beyond?: { readonly name: string; readonly seconds: number },
+  ): Spread | null {
     const all = names.map((name) => this.samples(side, name));
+    if (beyond !== undefined) {
+      all.push(this.samples(side, beyond.name)?.map((taken) => Math.max(0, taken - beyond.seconds)));
+    }
     if (all.some((one) => one === undefined)) return null;
     const cycles = Math.min(...all.map((one) => one?.length ?? 0));
     const totals = Array.from({ length: cycles }, (_, cycle) =>
-      all.reduce((total, one) => total + (one?.[cycle] ?? 0), -less),
+      all.reduce((total, one) => total + (one?.[cycle] ?? 0), 0),
     );
     return spread(totals, scale);
   }
