@@ -18,8 +18,8 @@ const ON_SEVERAL = [
 type Judged = Pick<Metric, "goal" | "why">;
 
 const WHY_NOT_12 =
-  "the goal is about the speed of a device-to-device copy of the same bytes, and mapping, unmapping and messages take " +
-  "their time beside the copy";
+  "the goal is about the speed of a device-to-device copy of the same bytes; mapping, unmapping and messages take their " +
+  "time beside the copy, and ranks sum up their weights for longer than weights take to wake";
 const WHY_NOT_THE_COPY = "mapping and unmapping the trainer's segments and messages take their time beside the copy";
 
 /** Milliseconds of the sync of a 7B policy, as the caller sees it, by ZeRO stage and layout of the engines. */
@@ -97,16 +97,20 @@ function syncRows(pair: Pair): GpuRow[] {
           },
         ]
       : [];
-    const cache = `${name} cache after sync`;
-    const alone = figures.ours(`${cache} seconds`);
-    const cacheAlone = alone?.p50 ?? alone?.first ?? null;
-    const timed = (metric: string, checksums: boolean, steps: string[], note: string, judged: Judged = {}): Metric => {
-      const names = steps.map((step) => `${name} ${step}${checksums ? " with checksums" : ""} seconds`);
-      // The engines sum while their caches wake, which takes its time in any case.
-      const sums = cacheAlone === null ? null : { name: `${cache} with checksums seconds`, seconds: cacheAlone };
+    // What goes on beside these takes its time in any case: ranks export while weights wake, engines sum while caches do.
+    const waking = warm(figures.ours("wake weights seconds"));
+    const caching = warm(figures.ours(`${name} cache after sync seconds`));
+    const timed = (metric: string, checksums: boolean, whole: boolean, note: string, judged: Judged = {}): Metric => {
+      const named = (step: string) => `${name} ${step}${checksums ? " with checksums" : ""} seconds`;
+      const beside = [
+        ...(whole ? [] : [{ name: named("export"), seconds: waking }]),
+        ...(checksums ? [{ name: named("cache after sync"), seconds: caching }] : []),
+      ];
+      const known = beside.flatMap(({ name, seconds }) => (seconds === null ? [] : [{ name, seconds }]));
+      const steps = [...(whole ? [named("export")] : []), named("exported sync")];
       return {
         ...{ metric, unit: "ms", better: "lower" },
-        ours: checksums ? sums && figures.sum("ours", names, MS, sums) : figures.sum("ours", names, MS),
+        ours: known.length < beside.length ? null : figures.sum("ours", steps, MS, known),
         ...{ peer, limit: limitMs, note, ...judged },
       };
     };
@@ -118,24 +122,23 @@ function syncRows(pair: Pair): GpuRow[] {
       timed(
         "whole, with checksums",
         true,
-        ["export", "exported sync"],
+        true,
         `exporting, summing, mapping, copying, letting go; peer: ${peerNote}; limit: ${limited}`,
       ),
       timed(
         "as a run waits for it, with checksums",
         true,
-        ["exported sync"],
-        "the ranks export and sum while the engines wake, the engines sum while their caches wake: from the export until " +
-          "the weights are there, and what the caches then take beyond the p50 of those without sums, if anything; " +
-          `peer: ${peerNote}`,
+        false,
+        "from the export until the weights are there, and what ranks that export and sum take beyond the p50 of weights " +
+          `that wake, and what caches then take beyond the p50 of those without sums; peer: ${peerNote}`,
         stage2 ? fromWhole : { goal: asFastAsPeer },
       ),
-      timed("whole, without checksums", false, ["export", "exported sync"], `checks.weights: off; peer: ${peerNote}`),
+      timed("whole, without checksums", false, true, `checks.weights: off; peer: ${peerNote}`),
       timed(
         "as a run waits for it, without checksums",
         false,
-        ["exported sync"],
-        "the ranks export while the engines wake; checks.weights: off",
+        false,
+        "the ranks export while the engines wake, and only what goes beyond that is added; checks.weights: off",
         several ? { goal: absolute } : withoutSums,
       ),
       ...(stage2 && !several
@@ -196,6 +199,9 @@ function syncRows(pair: Pair): GpuRow[] {
 
 /** null: it was not compared, because load_weights itself is used. */
 const lengthOf = (value: unknown): number | null => (Array.isArray(value) ? value.length : null);
+
+/** Of the warm cycles; the cold one where there is no other. */
+const warm = (spread: Spread | null): number | null => spread?.p50 ?? spread?.first ?? null;
 
 /** The one with the smaller p50. */
 function fasterOf(a: Spread | null, b: Spread | null): Spread | null {

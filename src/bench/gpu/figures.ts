@@ -69,19 +69,19 @@ export class Figures {
   }
 
   /**
-   * Sums of several samples, cycle by cycle. Of `beyond` only what goes beyond so many seconds is added, if anything
-   * does: what waits for something else anyway costs no less than nothing.
+   * Sums of several samples, cycle by cycle. Of each of `beyond` only what goes beyond so many seconds is added, if
+   * anything does: what goes on beside something else costs no less than nothing.
    */
   sum(
     side: "ours" | "stock",
     names: readonly string[],
     scale: number,
-    beyond?: { readonly name: string; readonly seconds: number },
+    beyond: readonly { readonly name: string; readonly seconds: number }[] = [],
   ): Spread | null {
-    const all = names.map((name) => this.samples(side, name));
-    if (beyond !== undefined) {
-      all.push(this.samples(side, beyond.name)?.map((taken) => Math.max(0, taken - beyond.seconds)));
-    }
+    const all = [
+      ...names.map((name) => this.samples(side, name)),
+      ...beyond.map(({ name, seconds }) => this.samples(side, name)?.map((taken) => Math.max(0, taken - seconds))),
+    ];
     if (all.some((one) => one === undefined)) return null;
     const cycles = Math.min(...all.map((one) => one?.length ?? 0));
     const totals = Array.from({ length: cycles }, (_, cycle) =>
