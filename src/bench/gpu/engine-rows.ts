@@ -100,17 +100,23 @@ function syncRows(pair: Pair): GpuRow[] {
     // What goes on beside these takes its time in any case: ranks export while weights wake, engines sum while caches do.
     const waking = warm(figures.ours("wake weights seconds"));
     const caching = warm(figures.ours(`${name} cache after sync seconds`));
-    const timed = (metric: string, checksums: boolean, whole: boolean, note: string, judged: Judged = {}): Metric => {
+    const timed = (
+      part: "whole" | "as a run waits for it",
+      sums: "with" | "without",
+      note: string,
+      judged?: Judged,
+    ) => {
+      const checksums = sums === "with";
+      const whole = part === "whole";
       const named = (step: string) => `${name} ${step}${checksums ? " with checksums" : ""} seconds`;
       const beside = [
         ...(whole ? [] : [{ name: named("export"), seconds: waking }]),
         ...(checksums ? [{ name: named("cache after sync"), seconds: caching }] : []),
       ];
-      const known = beside.flatMap(({ name, seconds }) => (seconds === null ? [] : [{ name, seconds }]));
       const steps = [...(whole ? [named("export")] : []), named("exported sync")];
       return {
-        ...{ metric, unit: "ms", better: "lower" },
-        ours: known.length < beside.length ? null : figures.sum("ours", steps, MS, known),
+        ...{ metric: `${part}, ${sums} checksums`, unit: "ms", better: "lower" as const },
+        ours: figures.sum("ours", steps, MS, beside),
         ...{ peer, limit: limitMs, note, ...judged },
       };
     };
@@ -119,25 +125,18 @@ function syncRows(pair: Pair): GpuRow[] {
     const ofTheCopy = is7b ? { goal: ofTheLimit(0.85), why: WHY_NOT_THE_COPY } : {};
     const withoutSums = stage2 ? ofTheCopy : { goal: asFastAsPeer };
     return figures.rows(subject, [
+      timed("whole", "with", `exporting, summing, mapping, copying, letting go; peer: ${peerNote}; limit: ${limited}`),
       timed(
-        "whole, with checksums",
-        true,
-        true,
-        `exporting, summing, mapping, copying, letting go; peer: ${peerNote}; limit: ${limited}`,
-      ),
-      timed(
-        "as a run waits for it, with checksums",
-        true,
-        false,
+        "as a run waits for it",
+        "with",
         "from the export until the weights are there, and what ranks that export and sum take beyond the p50 of weights " +
           `that wake, and what caches then take beyond the p50 of those without sums; peer: ${peerNote}`,
         stage2 ? fromWhole : { goal: asFastAsPeer },
       ),
-      timed("whole, without checksums", false, true, `checks.weights: off; peer: ${peerNote}`),
+      timed("whole", "without", `checks.weights: off; peer: ${peerNote}`),
       timed(
-        "as a run waits for it, without checksums",
-        false,
-        false,
+        "as a run waits for it",
+        "without",
         "the ranks export while the engines wake, and only what goes beyond that is added; checks.weights: off",
         several ? { goal: absolute } : withoutSums,
       ),

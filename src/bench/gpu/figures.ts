@@ -70,17 +70,19 @@ export class Figures {
 
   /**
    * Sums of several samples, cycle by cycle. Of each of `beyond` only what goes beyond so many seconds is added, if
-   * anything does: what goes on beside something else costs no less than nothing.
+   * anything does: what goes on beside something else costs no less than nothing. Not known when one of them is not.
    */
   sum(
     side: "ours" | "stock",
     names: readonly string[],
     scale: number,
-    beyond: readonly { readonly name: string; readonly seconds: number }[] = [],
+    beyond: readonly { readonly name: string; readonly seconds: number | null }[] = [],
   ): Spread | null {
     const all = [
       ...names.map((name) => this.samples(side, name)),
-      ...beyond.map(({ name, seconds }) => this.samples(side, name)?.map((taken) => Math.max(0, taken - seconds))),
+      ...beyond.map(({ name, seconds }) =>
+        seconds === null ? undefined : this.samples(side, name)?.map((taken) => Math.max(0, taken - seconds)),
+      ),
     ];
     if (all.some((one) => one === undefined)) return null;
     const cycles = Math.min(...all.map((one) => one?.length ?? 0));
